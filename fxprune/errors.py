@@ -1,0 +1,43 @@
+"""Errors a user can meet: each names the place, the fact and the next step."""
+
+from __future__ import annotations
+
+
+class FxpruneError(Exception):
+    """Stand at the root of every error that fxprune raises on purpose."""
+
+
+class SpecError(FxpruneError):
+    """Report a pruning specification that cannot be meant: an unknown key, name or value."""
+
+
+class InputError(FxpruneError):
+    """Report example inputs that the model refuses: a wrong shape, dtype or structure."""
+
+
+class CaptureError(FxpruneError):
+    """Report a model that `torch.export` cannot turn into a graph."""
+
+
+class FileError(FxpruneError):
+    """Report a file that cannot be read or written, or is not what its name says."""
+
+
+class UntrustedFileError(FileError):
+    """Report a file that would run code when it is loaded; `trust=True` (`--trust`) allows it."""
+
+
+class PassError(FxpruneError):
+    """Report a pass whose requirements are not met, or whose result broke its promise."""
+
+
+class ObjectiveError(FxpruneError):
+    """Report an objective that the prunable targets cannot reach, with the nearest that they can."""
+
+
+class VerifyError(FxpruneError):
+    """Report two forms of one model that give different numbers."""
+
+
+class ExportError(FxpruneError):
+    """Report a model that cannot be written as ONNX, or that ONNX Runtime runs differently."""
