@@ -48,7 +48,7 @@ rm -f "$stamp"
 say "installing fxprune[dev] into $venv (PyTorch is large: a new environment takes some minutes)"
 started=$SECONDS
 # torch and torchvision are asked for together, so that pip takes two that fit each other.
-"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+"$venv/bin/python" -m pip install -qq --no-input --disable-pip-version-check \
     torch torchvision --editable "$root[dev]"
 wanted >"$stamp"
 say "ready after $((SECONDS - started)) s"
