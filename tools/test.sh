@@ -34,7 +34,7 @@ stage() {
 stage "ruff check" "$bin/ruff" check .
 stage "ruff format" "$bin/ruff" format --check .
 stage "mypy" "$bin/mypy"
-stage "layers" "$bin/lint-imports"
+stage "layers" "$bin/lint-imports" --no-logo
 stage "pytest" "$bin/python" -m pytest -n 2 -m "not slow" "$@"
 
 printf '\n== summary ==\n'
