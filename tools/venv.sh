@@ -24,12 +24,14 @@ find_python() {
     fail "no Python 3.11 or newer found (tried ${FXPRUNE_PYTHON:-python3.11, python3}); set FXPRUNE_PYTHON"
 }
 
-# The stamp says what was installed: this pyproject.toml, from this checkout, into this venv.
+# The stamp says what was installed: this pyproject.toml and these packages of this checkout.
 wanted() {
     "$venv/bin/python" - "$root" <<'PY'
 import hashlib, pathlib, sys
 root = pathlib.Path(sys.argv[1])
-print(hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest(), sys.version_info[:3], root)
+digest = hashlib.sha256((root / "pyproject.toml").read_bytes()).hexdigest()
+packages = sorted(file.parent.name for file in root.glob("*/__init__.py"))
+print(digest, *packages, sys.version_info[:3], root)
 PY
 }
 
