@@ -66,8 +66,7 @@ def load_model(weights: Path) -> torch.nn.Module:
 def measure(paths: list[Path], repeats: int) -> list[float]:
     """Return each file's median latency in ms for one 224x224 image: one thread, runs in turn."""
     feeds = {first_input(paths[0]): torch.randn(1, 3, 224, 224).numpy()}
-    seconds = fxprune.onnx.compare_latency(paths, feeds, threads=1, repeats=repeats)
-    return [1000 * value for value in seconds]
+    return fxprune.onnx.compare_latency(paths, feeds, threads=1, repeats=repeats)
 
 
 def first_input(path: Path) -> str:
