@@ -1,0 +1,233 @@
+"""Write a module as one ONNX file, checked against the module before the file appears."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import ExportError
+from ..files import atomic_write
+from .check import (
+    compare_latency,
+    evaluation,
+    feeds_for,
+    open_session,
+    relative_error,
+    run,
+    to_array,
+)
+from .clean import clean
+from .feeds import Inputs, another_batch, batch_axes, batch_size, marks, resize
+
+__all__ = ["ExportSummary", "compare_latency", "export"]
+
+LIMIT = 2**31 - 1
+"""Bytes: protobuf refuses larger messages, and so does an ONNX file with its weights inside."""
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """Say what was written: size in bytes, nodes, names, and the largest relative error seen."""
+
+    path: Path
+    bytes: int
+    nodes: int
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batches: tuple[int, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """Hold an exported program with, for each leaf of inputs and outputs, its name or None."""
+
+    program: torch.export.ExportedProgram
+    inputs: tuple[object, ...]
+    kept: tuple[int, ...]
+
+
+def export(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    batches: tuple[int, ...] | None = None,
+    rtol: float = 1e-4,
+) -> ExportSummary:
+    """Export a module in eval mode to one ONNX file, and return what was written.
+
+    `dynamic_shapes` is what `torch.export.export` takes: a dict by argument name, or a tuple in
+    argument order, of dicts axis -> `torch.export.Dim` (or `Dim.DYNAMIC`/`Dim.AUTO`). Best name
+    the batch: `{"x": {0: Dim("batch")}}`; an unnamed dynamic axis 0 is called `batch` too. None
+    exports static shapes. Inputs keep the names of forward's arguments; nested ones are joined by
+    `_`. Outputs are the tensors of the flattened result: None and Python constants have no place
+    in an ONNX file. `metadata` is stored under keys prefixed `fxprune.`.
+
+    The file is compared with the module in ONNX Runtime on `batches` (default: the example's
+    batch and one more size); it appears only if max|a-b|/max|a| <= `rtol` for every output.
+
+    Raises `FileError` (before any work) when `path` cannot be written, `ExportError` otherwise.
+    """
+    inputs: Inputs = (tuple(args), dict(kwargs or {}))
+    with atomic_write(path) as temporary:
+        with _quiet(), evaluation(module):
+            marked = marks(module, inputs, dynamic_shapes)
+            captured = _capture(module, inputs, dynamic_shapes)
+            model = _convert(captured)
+            _name_axes(model, captured, inputs, marked)
+            for key, value in metadata.items():
+                model.metadata_props.add(key=f"fxprune.{key}", value=value)
+            _save(model, temporary)
+            axes = batch_axes(marked)
+        sizes, error = _compare(module, temporary, captured, inputs, axes, batches, rtol)
+        return ExportSummary(
+            path=Path(path),
+            bytes=temporary.stat().st_size,
+            nodes=len(model.graph.node),
+            opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+            inputs=tuple(entry.name for entry in model.graph.input),
+            outputs=tuple(entry.name for entry in model.graph.output),
+            batches=sizes,
+            error=error,
+        )
+
+
+def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Captured:
+    """Capture the module with torch.export; blank the outputs that are no tensors."""
+    try:
+        program = torch.export.export(module, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
+        raise ExportError(f"torch.export refuses the model: {_line(problem)}") from problem
+    node = program.graph.output_node()
+    results = node.args[0]
+    assert isinstance(results, (tuple, list))
+    users = len(program.graph_signature.user_outputs)
+    own = results[len(results) - users :]
+    # The converter skips None but fails on any other constant.
+    node.args = (tuple(item if isinstance(item, fx.Node) else None for item in results),)
+    kept = tuple(index for index, item in enumerate(own) if isinstance(item, fx.Node))
+    if not kept:
+        raise ExportError("the model returns no tensor, so there is nothing to write")
+    return _Captured(program, tuple(program.graph_signature.user_inputs), kept)
+
+
+def _convert(captured: _Captured) -> onnx.ModelProto:
+    """Convert to ONNX with all weights inside, cleaned and checked."""
+    try:
+        converted = torch.onnx.export(captured.program, dynamo=True, verbose=False)
+    except Exception as problem:  # The converter wraps failures of many types of its own.
+        raise ExportError(f"torch.onnx.export refuses the model: {_line(problem)}") from problem
+    assert converted is not None
+    weights = converted.model.graph.initializers.values()
+    size = sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
+    if size > LIMIT:
+        raise ExportError(
+            f"the weights take {size:,} bytes, and an ONNX file with its weights inside holds at "
+            f"most {LIMIT:,} (2 GiB); prune more, convert to half precision, or save as .pt2"
+        )
+    model = clean(converted.model_proto)
+    # A buffer that the model writes becomes an output of the program; it is not one of the user's.
+    del model.graph.output[: len(model.graph.output) - len(captured.kept)]
+    return model
+
+
+def _name_axes(
+    model: onnx.ModelProto, captured: _Captured, inputs: Inputs, marked: dict[int, Any]
+) -> None:
+    """Give dynamic axes the names of `dynamic_shapes` instead of torch's symbols (`s77`)."""
+    entries = {entry.name: entry.type.tensor_type.shape.dim for entry in model.graph.input}
+    axes = batch_axes(marked)
+    names: dict[str, str] = {}
+    for name, leaf in zip(captured.inputs, pytree.tree_leaves(inputs), strict=True):
+        for mark in marked.get(id(leaf), ()) if name in entries else ():
+            symbol = entries[str(name)][mark.axis].dim_param
+            wanted = mark.name or ("batch" if axes.get(id(leaf)) is mark else None)
+            if wanted and wanted.isidentifier() and symbol.isidentifier():
+                names.setdefault(symbol, wanted)
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    for dim in (dim for value in values for dim in value.type.tensor_type.shape.dim):
+        if dim.dim_param:
+            dim.dim_param = re.sub(r"\w+", lambda m: names.get(m[0], m[0]), dim.dim_param)
+
+
+def _save(model: onnx.ModelProto, temporary: Path) -> None:
+    """Write the model to a file and let onnx.checker read it back."""
+    try:
+        onnx.save_model(model, os.fspath(temporary), format="protobuf")
+        onnx.checker.check_model(os.fspath(temporary), full_check=True)
+    except OSError:
+        raise
+    except Exception as problem:  # The checker, protobuf and shape inference share no base class.
+        raise ExportError(f"onnx.checker refuses the model: {_line(problem)}") from problem
+
+
+def _compare(
+    module: nn.Module,
+    path: Path,
+    captured: _Captured,
+    inputs: Inputs,
+    axes: dict[int, Any],
+    batches: tuple[int, ...] | None,
+    rtol: float,
+) -> tuple[tuple[int, ...], float]:
+    """Run module and file on each batch size; return the sizes and the largest relative error."""
+    session = open_session(path, torch.get_num_threads())
+    own = batch_size(inputs, axes)
+    if batches is None:
+        batches = tuple(n for n in (own, another_batch(inputs, axes)) if n is not None)
+    worst = 0.0
+    for size in batches or (None,):
+        feed = inputs if size in (None, own) else resize(inputs, axes, int(size or 0))
+        with evaluation(module):
+            leaves = pytree.tree_leaves(module(*feed[0], **feed[1]))
+            # Copy: a returned buffer is put back when the evaluation ends.
+            ours = [to_array(leaves[index]).copy() for index in captured.kept]
+        theirs = run(session, feeds_for(session, captured.inputs, feed))
+        for mine, result, entry in zip(ours, theirs, session.get_outputs(), strict=True):
+            error = relative_error(mine, result)
+            worst = max(worst, error)
+            if not error <= rtol:
+                raise ExportError(
+                    f"output {entry.name}: ONNX Runtime differs from the module by {error:.2g} "
+                    f"(relative, at batch {size}), more than rtol={rtol:g}; nothing was written"
+                )
+    return tuple(batches), worst
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' progress lines, log records and warnings from the caller's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _line(problem: BaseException) -> str:
+    """Tell the root cause of a third-party error in one line."""
+    while problem.__cause__ is not None:
+        problem = problem.__cause__
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"

@@ -1,0 +1,135 @@
+"""Compare a module with the ONNX file made of it, and ONNX files with each other."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..errors import ExportError
+from .feeds import Inputs
+
+Array = NDArray[Any]
+TINY = 1e-6
+"""Outputs smaller than this count as zero when an error is made relative."""
+
+
+def open_session(model: str | os.PathLike[str] | bytes, threads: int = 1) -> ort.InferenceSession:
+    """Open an ONNX model (a path or its bytes) in ONNX Runtime on the CPU, without log lines.
+
+    Raises `ExportError` when ONNX Runtime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # ONNX Runtime's exception types share no public base class.
+        raise ExportError(f"ONNX Runtime cannot load the model: {_line(problem)}") from problem
+
+
+def feeds_for(
+    session: ort.InferenceSession, names: Sequence[object], inputs: Inputs
+) -> dict[str, Array]:
+    """Name each leaf of the inputs as the exported program does; keep those the session reads."""
+    leaves = pytree.tree_leaves(inputs)
+    named = {name: leaf for name, leaf in zip(names, leaves, strict=True) if isinstance(name, str)}
+    return {entry.name: to_array(named[entry.name]) for entry in session.get_inputs()}
+
+
+def to_array(value: Any) -> Array:
+    """Turn a tensor or a Python number into an array; raise `ExportError` for a dtype of no array."""
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    try:
+        array: Array = value.detach().cpu().numpy()
+    except TypeError as problem:
+        raise ExportError(f"{value.dtype} cannot be compared with ONNX Runtime") from problem
+    return array
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients; restore its modes and buffers afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    # A forward may write a buffer (a step counter): the caller's module must not notice.
+    buffers = {buffer: buffer.detach().clone() for buffer in module.buffers()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(modes[module])
+        for part, mode in modes.items():
+            part.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers.items():
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def relative_error(ours: Array, theirs: Array) -> float:
+    """Return max |ours - theirs| / max |ours|; infinite where shapes or non-finite places differ."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if ours.size == 0:
+        return 0.0
+    wide = np.complex128 if ours.dtype.kind == "c" else np.float64
+    a, b = ours.astype(wide), theirs.astype(wide)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    gap = np.abs(a[finite] - b[finite]).max() / max(np.abs(a[finite]).max(), TINY)
+    return float("inf") if np.isnan(gap) else float(gap)
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
+    """Run one session; raise `ExportError` with ONNX Runtime's reason when it fails."""
+    try:
+        outputs: list[Array] = session.run(None, dict(feeds))
+    except Exception as problem:  # ONNX Runtime's exception types share no public base class.
+        raise ExportError(f"ONNX Runtime cannot run the model: {_line(problem)}") from problem
+    return outputs
+
+
+def compare_latency(
+    paths: Sequence[str | os.PathLike[str] | bytes],
+    feeds: Mapping[str, Array],
+    *,
+    threads: int = 1,
+    repeats: int = 30,
+) -> list[float]:
+    """Return the median milliseconds of each model on the same feeds.
+
+    All models stay open in this process and take turns, so that a busy machine slows all alike;
+    three warm-up runs are not counted. Raises `ExportError` when one cannot be loaded or run.
+    """
+    sessions = [open_session(path, threads) for path in paths]
+    for session in sessions:
+        for _ in range(3):
+            run(session, feeds)
+    taken: list[list[float]] = [[] for _ in sessions]
+    for _ in range(repeats):
+        for session, times in zip(sessions, taken, strict=True):
+            start = time.perf_counter()
+            session.run(None, dict(feeds))
+            times.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(times) for times in taken]
+
+
+def _line(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:300]
