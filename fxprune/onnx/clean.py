@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
+
+import onnx
 
 FOLD_LIMIT = 64 * 1024
 """Bytes: a folded constant above this size stays an operator, so that no `Expand` bloats the file.
@@ -14,7 +15,10 @@ FOLD_LIMIT = 64 * 1024
 ONNX Runtime folds what is left when it loads the model, so nothing is lost at run time."""
 
 _FRESH_EVERY_RUN = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial Dropout".split()
+    {
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        *("Bernoulli", "Multinomial", "Dropout"),
+    }
 )
 
 

@@ -68,7 +68,7 @@ def _mark(axis: int, dim: Any) -> Mark | None:
 
 
 def batch_axes(marked: dict[int, list[Mark]]) -> dict[int, Mark]:
-    """Choose the batch axis of each input: those named `batch` (or `2*batch`), else a dynamic axis 0."""
+    """Choose each input's batch axis: the one named `batch` or `2*batch`, else a dynamic axis 0."""
     every = [mark for found in marked.values() for mark in found]
     by_name = any("batch" in (mark.name or "") for mark in every)
     return {

@@ -1,0 +1,342 @@
+"""Guards: conjunctions of keep-variables, one for each index of each dimension, and their solver.
+
+A guard array has shape `[n, factors]` and holds variable ids. Row `i` is a conjunction: index `i`
+survives iff every variable in the row is kept. Id 0 is *true* and pads the rows; an array with no
+columns is a dimension that never changes. Equalities between guard arrays are solved by
+unification: union (x = y), define (x := a ∧ b ∧ …) and pin (x := true). Every step only adds
+constraints, so the result is sound whatever order the equalities arrive in; what cannot be
+matched is pinned, and the pin carries its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Ids: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Say why variables are pinned: the node of the graph, and the fact about it."""
+
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.text}"
+
+
+def true(n: int) -> Ids:
+    """Return the guard of a dimension of `n` indices that never change, shape `[n, 0]`."""
+    return np.empty((n, 0), dtype=np.int64)
+
+
+def outer(parts: Sequence[Ids]) -> Ids:
+    """Return the guard of a merged (row-major flattened) axis: `[Πn, Σfactors]`.
+
+    >>> outer([np.array([[1], [2]]), np.array([[3], [4], [5]])]).tolist()
+    [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]]
+    """
+    sizes = [len(part) for part in parts]
+    total = int(np.prod(sizes, dtype=np.int64))
+    columns: list[Ids] = []
+    inner = total
+    for part, size in zip(parts, sizes, strict=True):
+        inner = inner // size if size else 0
+        if part.shape[1]:
+            spread = np.repeat(part, inner, axis=0)
+            columns.append(np.tile(spread, (total // max(1, len(spread)), 1)))
+    return np.hstack(columns) if columns else true(total)
+
+
+def concat(parts: Sequence[Ids]) -> Ids:
+    """Return the guard of a concatenated axis: rows one after another, padded with *true*."""
+    width = max((part.shape[1] for part in parts), default=0)
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    return np.vstack(padded) if padded else true(0)
+
+
+class Guards:
+    """Solve equalities between guards; hold the variables, their classes, definitions and pins."""
+
+    def __init__(self) -> None:
+        self.size = 1  # the id 0 is *true*
+        self.reasons: list[Reason] = [Reason("", "true")]
+        self._codes: dict[Reason, int] = {}
+        self._parent: Ids = np.zeros(1024, dtype=np.int64)
+        self._pinned: Ids = np.zeros(1024, dtype=np.int64)
+        self._pinned[0] = 1
+        self._defined: Ids = np.full(1024, -1, dtype=np.int64)
+        self._definitions: Ids = np.zeros((256, 2), dtype=np.int64)
+        self._n_definitions = 0
+
+    # -- variables -----------------------------------------------------------------------------
+
+    def fresh(self, n: int) -> Ids:
+        """Return `n` new variables as a guard array of shape `[n, 1]`."""
+        start, self.size = self.size, self.size + n
+        if self.size > len(self._parent):
+            grow = max(self.size, 2 * len(self._parent)) - len(self._parent)
+            self._parent = np.pad(self._parent, (0, grow))
+            self._pinned = np.pad(self._pinned, (0, grow))
+            self._defined = np.pad(self._defined, (0, grow), constant_values=-1)
+        ids = np.arange(start, self.size, dtype=np.int64)
+        self._parent[ids] = ids
+        return ids[:, None]
+
+    def find(self, ids: Ids) -> Ids:
+        """Return the representative of each variable's class, shape of `ids`."""
+        root = self._parent[ids]
+        while True:
+            up = self._parent[root]
+            if np.array_equal(up, root):
+                self._parent[ids] = root
+                return root
+            root = up
+
+    def reason_of(self, ids: Ids) -> list[Reason | None]:
+        """Return for each variable why it is pinned, or None where it is free."""
+        codes = self._pinned[self.find(ids)]
+        return [self.reasons[code] if code else None for code in codes.ravel()]
+
+    def pinned(self, ids: Ids) -> Mask:
+        """Return which variables are pinned, shape of `ids`."""
+        return np.asarray(self._pinned[self.find(ids)] > 0)
+
+    def normal(self, g: Ids) -> Ids:
+        """Return `g` over free representatives only: definitions expanded, pins and repeats gone.
+
+        Columns keep their order, and rows are packed to the left.
+        """
+        if not g.shape[1]:
+            return g
+        while True:
+            g = self.find(g)
+            g = np.where(self._pinned[g] > 0, 0, g)
+            if not g.any():
+                return true(len(g))
+            rows = self._defined[g]
+            if not (rows >= 0).any():
+                return _pack(g)
+            g = self._expand(g, rows)
+
+    def _expand(self, g: Ids, rows: Ids) -> Ids:
+        columns: list[Ids] = []
+        for column, row in zip(g.T, rows.T, strict=True):
+            block = np.zeros((len(g), self._definitions.shape[1]), dtype=np.int64)
+            block[:, 0] = column
+            has = row >= 0
+            block[has] = self._definitions[row[has]]
+            columns.append(block[:, block.any(axis=0)])
+        return np.hstack(columns)
+
+    # -- the three equations ---------------------------------------------------------------------
+
+    def pin(self, g: Ids, reason: Reason) -> bool:
+        """Pin every factor of `g`; return whether anything was free until now."""
+        free = np.unique(self.normal(g))
+        free = free[free > 0]
+        if not len(free):
+            return False
+        if reason not in self._codes:
+            self._codes[reason] = len(self.reasons)
+            self.reasons.append(reason)
+        self._pinned[free] = self._codes[reason]
+        return True
+
+    def unify(self, a: Ids, b: Ids, reason: Reason) -> None:
+        """Make the guards `a` and `b`, both of `n` rows, equal; pin with `reason` what resists.
+
+        Raises ValueError where the row counts differ.
+        """
+        if len(a) != len(b):
+            raise ValueError(f"{reason}: {len(a)} indices meet {len(b)}")
+        while True:
+            a, b = _cancel(self.normal(a), self.normal(b))
+            if not len(a):
+                return
+            n_a, n_b = (a > 0).sum(axis=1), (b > 0).sum(axis=1)
+            if (bare := (n_a == 0) | (n_b == 0)).any():
+                self.pin(a[bare], reason)
+                self.pin(b[bare], reason)
+            elif (pair := (n_a == 1) & (n_b == 1)).any():
+                self._union(a[pair, 0], b[pair, 0])
+            elif (one := n_a == 1).any():
+                self._define(a[one, 0], b[one])
+            elif (one := n_b == 1).any():
+                self._define(b[one, 0], a[one])
+            else:
+                self._match(a, b, n_a, n_b, reason)
+
+    def split(
+        self, g: Ids, sizes: Sequence[int], fixed: Sequence[bool], reason: Reason
+    ) -> list[Ids]:
+        """Factor the guard of a split axis: one guard array an axis of `sizes` (row-major).
+
+        New factor variables are invented, and `g` is defined by their conjunction; an axis that is
+        `fixed` (a symbolic size) or of size 1 gets none.
+        """
+        large = [i for i, size in enumerate(sizes) if size != 1]
+        g = self.normal(g)
+        if not g.shape[1]:
+            return [true(size) for size in sizes]
+        if len(large) == 1 and not fixed[large[0]]:
+            return [g if i == large[0] else true(size) for i, size in enumerate(sizes)]
+        parts = [
+            true(size) if size == 1 or fix else self.fresh(size)
+            for size, fix in zip(sizes, fixed, strict=True)
+        ]
+        self.unify(g, outer(parts), reason)
+        return [self.normal(part) for part in parts]
+
+    def _union(self, x: Ids, y: Ids) -> None:
+        ids, local = np.unique(np.concatenate([x, y]), return_inverse=True)
+        n = len(x)
+        edges = coo_array((np.ones(n, dtype=bool), (local[:n], local[n:])), (len(ids), len(ids)))
+        _, label = connected_components(edges, directed=False)
+        _, first = np.unique(label, return_index=True)
+        self._parent[ids] = ids[first][label]
+
+    def _define(self, x: Ids, rows: Ids) -> None:
+        """Define each `x` by its row; what is repeated or circular waits for the next round."""
+        x, first = np.unique(x, return_index=True)
+        rows = rows[first]
+        ready = ~np.isin(rows, x).any(axis=1)
+        if not ready.any():
+            ready[0] = True  # one definition over free variables is never circular
+        x, rows = x[ready], rows[ready]
+        end = self._n_definitions + len(x)
+        height, width = self._definitions.shape
+        if end > height or rows.shape[1] > width:
+            grow = (max(end, 2 * height) - height if end > height else 0, rows.shape[1] - width)
+            self._definitions = np.pad(self._definitions, ((0, grow[0]), (0, max(0, grow[1]))))
+        new = np.arange(self._n_definitions, end)
+        self._definitions[new, : rows.shape[1]] = rows
+        self._defined[x] = new
+        self._n_definitions = end
+
+    # -- matching conjunctions of several factors ------------------------------------------------
+
+    def _match(self, a: Ids, b: Ids, n_a: Ids, n_b: Ids, reason: Reason) -> None:
+        """Relate the columns of `a` and `b` by how they partition the rows, one group at a time.
+
+        Equal partitions are united; two that refine each other crosswise (12×64 against 24×32) get
+        their common refinement; a finer column absorbs the coarser ones that it meets; what is left
+        is pinned.
+        """
+        shape = n_a * (int(n_b.max()) + 1) + n_b
+        group = shape == shape[0]
+        a, b = a[group][:, : n_a[0]], b[group][:, : n_b[0]]
+        labels_a = [np.unique(column, return_inverse=True)[1] for column in a.T]
+        labels_b = [np.unique(column, return_inverse=True)[1] for column in b.T]
+        finer_a, finer_b = _relate(labels_a, labels_b)
+        equal = finer_a & finer_b
+        if equal.any():
+            for i, j in _pair_up(equal):
+                self._union(a[:, i], b[:, j])
+            return
+        if self._refine(a, b, labels_a, labels_b, finer_a, finer_b):
+            return
+        classes = [int(label.max()) for label in (*labels_a, *labels_b)]
+        for k in np.argsort(classes)[::-1]:  # the finest column absorbs first
+            i, j = int(k), int(k) - len(labels_a)
+            if j < 0 and finer_a[i].any():
+                return self._define(a[:, i], b[:, finer_a[i]])
+            if j >= 0 and finer_b[:, j].any():
+                return self._define(b[:, j], a[:, finer_b[:, j]])
+        self.pin(a, reason)
+        self.pin(b, reason)
+
+    def _refine(
+        self,
+        a: Ids,
+        b: Ids,
+        labels_a: list[Ids],
+        labels_b: list[Ids],
+        finer_a: Mask,
+        finer_b: Mask,
+    ) -> bool:
+        """Give a pair of crosswise finer columns the factor that both have and neither shares."""
+        for i, j in np.argwhere(finer_a):  # a[:, i] is finer than b[:, j]
+            for k, m in np.argwhere(finer_b):  # b[:, m] is finer than a[:, k]
+                if i == k or j == m:
+                    continue
+                rank = _rank_within(labels_a[i], labels_b[j])
+                if rank.max() == 0 or not _same(rank, _rank_within(labels_b[m], labels_a[k])):
+                    continue
+                common = self.fresh(int(rank.max()) + 1)[rank]
+                self._define(a[:, i], np.hstack([b[:, [j]], common]))
+                self._define(b[:, m], np.hstack([a[:, [k]], common]))
+                return True
+        return False
+
+
+def _pack(g: Ids) -> Ids:
+    """Drop repeats within a row, move what is left of each row to the left, drop empty columns."""
+    if g.shape[1] == 1:
+        return g
+    g = g.copy()
+    for j in range(1, g.shape[1]):
+        g[(g[:, :j] == g[:, [j]]).any(axis=1), j] = 0
+    if (g == 0).any():
+        order = np.argsort(g == 0, axis=1, kind="stable")
+        g = np.take_along_axis(g, order, axis=1)
+    return g[:, g.any(axis=0)]
+
+
+def _cancel(a: Ids, b: Ids) -> tuple[Ids, Ids]:
+    """Drop the rows that are equal as sets, and from the others the factors that both sides have."""
+    if a.shape == b.shape and np.array_equal(a, b):
+        return a[:0], b[:0]
+    both_a = (a[:, :, None] == b[:, None, :]).any(axis=2)
+    both_b = (b[:, :, None] == a[:, None, :]).any(axis=2)
+    a, b = np.where(both_a, 0, a), np.where(both_b, 0, b)
+    open_ = a.any(axis=1) | b.any(axis=1)
+    return _pack_any(a[open_]), _pack_any(b[open_])
+
+
+def _pack_any(g: Ids) -> Ids:
+    return _pack(g) if g.shape[1] else g
+
+
+def _relate(labels_a: list[Ids], labels_b: list[Ids]) -> tuple[Mask, Mask]:
+    """Return `[A, B]` masks: column i of a is as fine as j of b or finer; and the other way."""
+    finer_a = np.zeros((len(labels_a), len(labels_b)), dtype=bool)
+    finer_b = np.zeros_like(finer_a)
+    for i, la in enumerate(labels_a):
+        for j, lb in enumerate(labels_b):
+            n_a, n_b = int(la.max()) + 1, int(lb.max()) + 1
+            pairs = len(np.unique(la * n_b + lb))
+            finer_a[i, j], finer_b[i, j] = pairs == n_a, pairs == n_b
+    return finer_a, finer_b
+
+
+def _pair_up(equal: Mask) -> list[tuple[int, int]]:
+    """Choose pairs of columns with equal partitions, the same place first, each column once."""
+    pairs: list[tuple[int, int]] = []
+    places = sorted(map(tuple, np.argwhere(equal).tolist()), key=lambda p: (p[0] != p[1], p))
+    for i, j in places:
+        if all(i != p and j != q for p, q in pairs):
+            pairs.append((i, j))
+    return pairs
+
+
+def _rank_within(fine: Ids, coarse: Ids) -> Ids:
+    """Return for each row the rank of its fine class among those of its coarse class."""
+    key, inverse = np.unique(coarse * (int(fine.max()) + 1) + fine, return_inverse=True)
+    owner = key // (int(fine.max()) + 1)
+    start = np.searchsorted(owner, owner)
+    return np.asarray(np.arange(len(key)) - start)[inverse]
+
+
+def _same(x: Ids, y: Ids) -> bool:
+    """Return whether two label arrays partition the rows alike."""
+    return len(np.unique(x)) == len(np.unique(y)) == len(np.unique(x * (int(y.max()) + 1) + y))

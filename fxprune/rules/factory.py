@@ -1,0 +1,80 @@
+"""Tensors made in the graph: a constant fill can have any size, a sequence keeps its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.guards import Ids, true
+from fxprune.rules.registry import couples, rewrites
+from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+
+aten = torch.ops.aten
+
+SIZED: dict[Any, float | None] = {  # operator -> what fills it (None: its `fill_value`)
+    aten.zeros.default: 0,
+    aten.ones.default: 1,
+    aten.full.default: None,
+    aten.new_zeros.default: 0,
+    aten.new_ones.default: 1,
+    aten.new_full.default: None,
+    aten.empty.memory_format: 1,
+    aten.new_empty.default: 1,
+}
+LIKE = [
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.full_like.default,
+    aten.empty_like.default,
+    aten.rand_like.default,
+    aten.randn_like.default,
+]
+WHOLE = [
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.linspace.default,
+    aten.eye.default,
+    aten.eye.m,
+    aten.scalar_tensor.default,
+]
+
+
+@couples(*SIZED)
+def filled(site: Site) -> TensorGuard:
+    """Let every static axis be one of variables that no parameter owns."""
+    out = site.out()
+    fill = SIZED[site.node.target]
+    value = site.args.get("fill_value") if fill is None else fill
+    dims: list[Ids] = [
+        true(size) if fix else site.fresh(size)
+        for size, fix in zip(shape_of(out), symbolic(out), strict=True)
+    ]
+    return TensorGuard(tuple(dims), (value == 0,) * len(dims))
+
+
+@rewrites(*SIZED)
+def resize_filled(edit: Edit) -> None:
+    """Write the kept sizes."""
+    given = edit.args["size"]
+    sizes = [
+        old if isinstance(old, fx.Node) else new
+        for old, new in zip(given, edit.sizes(), strict=True)
+    ]
+    edit.set("size", sizes)
+
+
+@couples(*LIKE)
+def like(site: Site) -> TensorGuard:
+    """Take the axes of the operand."""
+    x = site.tensor("self")
+    zero = site.node.target is aten.zeros_like.default
+    return TensorGuard(x.dims, (zero,) * len(x.dims))
+
+
+@couples(*WHOLE)
+def whole(site: Site) -> TensorGuard:
+    """Keep every index: each has a value of its own."""
+    return site.fixed()

@@ -1,0 +1,233 @@
+"""Rules written as einops-like strings: `"n (g i) *, (g o) i *, (g o)? -> n (g o) *"`.
+
+Letters are axes, `(g o)` an axis that factors into two, `...` leading axes, `*` trailing (spatial)
+axes that never shrink, `_` one axis that never shrinks, `?` an operand that may be absent. A letter
+that stands in several places is the same axis everywhere: that is the coupling. Operands marked `?`
+are added to the result; the others are multiplied, so what is zero in one of them is zero in the
+result, and a letter that the result lacks is summed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from fxprune.guards import Ids, outer, true
+from fxprune.rules.registry import Macs, Rule, register
+from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+
+Axis = tuple[str, ...]  # the letters of one axis; ("*",), ("...",) and ("_",) are wild
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Hold a parsed pattern: the axes of each operand and of the result."""
+
+    operands: tuple[tuple[Axis, ...], ...]
+    optional: tuple[bool, ...]
+    result: tuple[Axis, ...]
+
+
+@cache
+def parse(text: str) -> Pattern:
+    """Parse a pattern.
+
+    >>> parse("... i, o i, o? -> ... o").optional
+    (False, False, True)
+    """
+    left, right = text.split("->")
+    operands = [part.strip() for part in left.split(",")]
+    optional = tuple(part.endswith("?") for part in operands)
+    return Pattern(tuple(_axes(part.rstrip("?")) for part in operands), optional, _axes(right))
+
+
+def _axes(text: str) -> tuple[Axis, ...]:
+    tokens = re.findall(r"\(([^)]*)\)|(\.\.\.|\S)", text)
+    return tuple(tuple(group.split()) if group else (single,) for group, single in tokens)
+
+
+@dataclass
+class Bound:
+    """Bind letters to guards while the operands of one site are read, left to right."""
+
+    site: Site
+    sizes: dict[str, int]
+    letters: dict[str, Ids] = field(default_factory=dict)
+    leading: list[Ids] = field(default_factory=list)  # what `...` stands for, aligned right
+    zero: dict[str, bool] = field(default_factory=dict)  # letter -> dropped slice is zero
+    carriers: dict[str, int] = field(default_factory=dict)
+
+    def read(self, axes: tuple[Axis, ...], value: TensorGuard, factor: bool) -> None:
+        """Couple one operand; `factor` operands multiply, the others are added."""
+        dims, zeros = list(value.dims), list(value.zero)
+        wild = len(dims) - sum(axis not in (("...",), ("*",)) for axis in axes)
+        seen: dict[str, bool] = {}
+        at = 0
+        for axis in axes:
+            if axis == ("...",):
+                self._lead(dims[at : at + wild])
+                seen |= {f"...{k - wild}": zeros[at + k] for k in range(wild)}
+                at += wild
+            elif axis == ("*",):
+                for g in dims[at : at + wild]:
+                    self.site.pin(g, "a spatial or kernel axis keeps its size")
+                at += wild
+            else:
+                self._take(axis, dims[at])
+                seen |= {letter: zeros[at] for letter in axis}
+                at += 1
+        self._zeros(seen, factor)
+
+    def _lead(self, dims: list[Ids]) -> None:
+        short = len(dims) - len(self.leading)
+        self.leading = dims[: max(0, short)] + self.leading
+        for k in range(1, min(len(dims), len(self.leading)) + 1):
+            ours, theirs = self.leading[-k], dims[-k]
+            if len(ours) == 1 or not len(ours):
+                self.leading[-k] = theirs
+            elif len(theirs) != 1:
+                self.leading[-k] = self.site.unify(ours, theirs)
+
+    def _take(self, axis: Axis, g: Ids) -> None:
+        if axis == ("_",):
+            self.site.pin(g, "this axis keeps its size")
+            return
+        for letter, part in zip(axis, self._split(axis, g), strict=True):
+            known = self.letters.get(letter)
+            self.sizes[letter] = max(len(part), self.sizes.get(letter, 0))
+            if known is None or len(known) == 1:
+                self.letters[letter] = part
+            elif len(part) != 1:
+                self.letters[letter] = self.site.unify(known, part)
+
+    def _split(self, axis: Axis, g: Ids) -> Sequence[Ids]:
+        if len(axis) == 1:
+            return [g]
+        unknown = [letter for letter in axis if letter not in self.sizes]
+        rest = int(np.prod([self.sizes[letter] for letter in axis if letter in self.sizes]))
+        self.sizes |= {letter: len(g) // max(1, rest) for letter in unknown}
+        return self.site.split(g, [self.sizes[letter] for letter in axis])
+
+    def _zeros(self, seen: Mapping[str, bool], factor: bool) -> None:
+        if factor:
+            for key, zero in seen.items():
+                self.zero[key] = self.zero.get(key, False) or zero
+        else:
+            self.zero = {key: zero and seen.get(key, False) for key, zero in self.zero.items()}
+
+    def result(self, axes: tuple[Axis, ...], out: torch.Tensor) -> TensorGuard:
+        """Return the guards of the result, shaped like `out`."""
+        sizes, dims, zeros = shape_of(out), list[Ids](), list[bool]()
+        wild = len(sizes) - sum(axis not in (("...",), ("*",)) for axis in axes)
+        for axis in axes:
+            if axis == ("...",):
+                dims += self.leading[len(self.leading) - wild :] if wild else []
+                zeros += [self.zero.get(f"...{k - wild}", False) for k in range(wild)]
+            elif axis == ("*",):
+                dims += [true(size) for size in sizes[len(dims) : len(dims) + wild]]
+                zeros += [False] * wild
+            elif axis == ("_",):
+                dims.append(true(sizes[len(dims)]))
+                zeros.append(False)
+            else:
+                dims.append(outer([self.letters[letter] for letter in axis]))
+                live = [self.zero.get(k, False) for k in axis if self.letters[k].shape[1]]
+                zeros.append(all(live))
+        for d, (size, fix) in enumerate(zip(sizes, symbolic(out), strict=True)):
+            if fix or len(dims[d]) != size:
+                self.site.pin(dims[d], "a size depends on the input")
+                dims[d] = true(size)
+        return TensorGuard(tuple(dims), tuple(zeros))
+
+
+@dataclass(frozen=True)
+class PatternRule:
+    """Couple and rewrite by a pattern; `counts` maps letters to the arguments that hold their size.
+
+    A letter in `approximate` is one whose statistics the operator takes, so that dropping is not
+    zeroing. `elementwise` operators keep a zero only where a weight and its bias both make one.
+    """
+
+    text: str
+    operands: tuple[str, ...]
+    counts: Mapping[str, str] = field(default_factory=dict)
+    approximate: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    affine: bool = False
+
+    def couple(self, site: Site) -> TensorGuard:
+        """State the pattern's equalities and return the guards of the result."""
+        pattern = parse(self.text)
+        sizes = {letter: int(site.args[name]) for letter, name in self.counts.items()}
+        bound = Bound(site, sizes)
+        for name, axes, optional in zip(
+            self.operands, pattern.operands, pattern.optional, strict=True
+        ):
+            value = site.optional(name)
+            if value is not None:
+                bound.read(axes, value, factor=not optional)
+        if self.affine:
+            self._affine(site, bound)
+        contract(site, bound, pattern.result, self.approximate)
+        for letter, kind in self.roles.items():
+            site.role(bound.letters[letter], kind)
+        return bound.result(pattern.result, site.out())
+
+    def _affine(self, site: Site, bound: Bound) -> None:
+        weight, bias = site.optional("weight"), site.optional("bias")
+        zero = weight is not None and all(weight.zero) and (bias is None or all(bias.zero))
+        bound.zero = dict.fromkeys(bound.zero, False)
+        if weight is not None:
+            bound.zero |= dict.fromkeys((k for k in bound.letters if k != "n"), zero)
+
+    def rewrite(self, edit: Edit) -> None:
+        """Set the arguments that hold the size of a letter to what is kept of it."""
+        pattern = parse(self.text)
+        for letter, name in self.counts.items():
+            edit.set(name, self._count(edit, pattern, letter))
+
+    def _count(self, edit: Edit, pattern: Pattern, letter: str) -> int:
+        """Count the kept indices of one letter: the kept product over the per-letter rest."""
+        for operand, axes in zip(self.operands, pattern.operands, strict=True):
+            for d, axis in enumerate(axes):
+                if letter in axis and "..." not in axis:
+                    mask = edit.mask(operand, d)
+                    size = int(edit.args[self.counts[letter]])
+                    split = mask.reshape(size, -1) if axis[0] == letter else mask[None]
+                    return int(split.any(axis=1).sum())
+        raise ValueError(f"{self.text}: no operand has {letter!r}")
+
+
+def contract(site: Site, bound: Bound, result: tuple[Axis, ...], approximate: str) -> None:
+    """Mark the letters that are summed over without a zero, and those declared approximate."""
+    out = {letter for axis in result for letter in axis}
+    for letter, g in bound.letters.items():
+        if letter in approximate:
+            site.approximate(g, f"{site.node.target} takes statistics over this axis")
+        elif letter not in out and not bound.zero.get(letter, False):
+            site.approximate(g, f"{site.node.target} sums over this axis, and it is not zero there")
+
+
+def rule(
+    operators: Any | Sequence[Any],
+    text: str,
+    *,
+    approximate: str = "",
+    roles: Mapping[str, str] | None = None,
+    affine: bool = False,
+    macs: Macs | None = None,
+    **counts: str,
+) -> None:
+    """Register a pattern for one operator or several; `g="groups"` names the argument that counts g."""
+    listed = operators if isinstance(operators, (list, tuple)) else [operators]
+    for operator in listed:
+        names = [a.name for a in operator._schema.arguments if "Tensor" in str(a.type)]
+        names = names[: len(parse(text).operands)]
+        made = PatternRule(text, tuple(names), counts, approximate, roles or {}, affine)
+        register([operator], Rule(made.couple, made.rewrite if counts else None, macs))

@@ -1,0 +1,68 @@
+"""Keep the table from operators to rules."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from fxprune.rules.site import Edit, Site, Value
+
+Shapes: TypeAlias = Callable[[str], tuple[int, ...]]  # operand name ("->" is the result) -> sizes
+Couple: TypeAlias = Callable[[Site], Value]
+Rewrite: TypeAlias = Callable[[Edit], None]
+Macs: TypeAlias = Callable[[Shapes, dict[str, Any]], int]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Say what an operator does to guards, to its own constants, and how much it multiplies.
+
+    `constants` names the arguments that `rewrite` changes; a leaf module restored from the node
+    must take them too.
+    """
+
+    couple: Couple
+    rewrite: Rewrite | None = None
+    macs: Macs | None = None
+
+
+RULES: dict[Any, Rule] = {}
+
+
+def register(operators: Sequence[Any], rule: Rule) -> None:
+    """Give every one of `operators` the rule; each operator takes one rule only."""
+    for operator in operators:
+        if operator in RULES:
+            raise ValueError(f"{operator} has a rule already")
+        RULES[operator] = rule
+
+
+def couples(*operators: Any, macs: Macs | None = None) -> Callable[[Couple], Couple]:
+    """Register the decorated function as the coupling of `operators`."""
+
+    def decorate(function: Couple) -> Couple:
+        register(operators, Rule(function, macs=macs))
+        return function
+
+    return decorate
+
+
+def rewrites(*operators: Any) -> Callable[[Rewrite], Rewrite]:
+    """Register the decorated function as the rewrite of `operators` that couple already."""
+
+    def decorate(function: Rewrite) -> Rewrite:
+        for operator in operators:
+            RULES[operator] = replace(RULES[operator], rewrite=function)
+        return function
+
+    return decorate
+
+
+def load_families() -> None:
+    """Import every file of this folder, so that its rules register."""
+    package = importlib.import_module("fxprune.rules")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"fxprune.rules.{module.name}")
