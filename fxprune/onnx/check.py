@@ -50,7 +50,7 @@ def feeds_for(
 
 
 def to_array(value: Any) -> Array:
-    """Turn a tensor or a Python number into an array; raise `ExportError` for a dtype of no array."""
+    """Turn a tensor or number into an array; raise `ExportError` where numpy lacks the dtype."""
     if not isinstance(value, torch.Tensor):
         return np.asarray(value)
     try:
@@ -81,7 +81,7 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 
 
 def relative_error(ours: Array, theirs: Array) -> float:
-    """Return max |ours - theirs| / max |ours|; infinite where shapes or non-finite places differ."""
+    """Return max |ours - theirs| / max |ours|; infinite where shapes or infinities differ."""
     if ours.shape != theirs.shape:
         return float("inf")
     if ours.size == 0:
