@@ -144,7 +144,7 @@ def _open_archive(file: IO[bytes], path: Path) -> torch._C.PyTorchFileReader:
         named = "archive_format" in reader.get_all_records()
         if not named or reader.get_record("archive_format") != b"pt2":
             raise FileError(f"{path}: is a zip file, but not a .pt2 archive of torch.export.save")
-    except RuntimeError as problem:
+    except (RuntimeError, OSError, ValueError) as problem:
         if _is_old(file):
             raise FileError(
                 f"{path}: has the layout of an older torch; load it there and save it again"
@@ -222,7 +222,7 @@ def _check_pickle(data: bytes, path: Path, name: str) -> None:
 def _parse(reader: torch._C.PyTorchFileReader, name: str, path: Path) -> Any:
     try:
         return json.loads(bytes(reader.get_record(name)))
-    except (ValueError, RecursionError, RuntimeError) as problem:
+    except (ValueError, RecursionError, RuntimeError, OSError) as problem:
         raise FileError(f"{path}: is damaged: {name} is no JSON: {_line(problem)}") from problem
 
 

@@ -24,6 +24,8 @@ def refuse_expression(text: Any) -> str | None:
     """Return why a string is not symbolic arithmetic, or None if it is."""
     if not isinstance(text, str) or len(text) > _LONGEST or not text.isascii():
         return "not a short ASCII string"
+    if re.search(r"[^ -~]|[\\\"#;]", text):  # sympy joins lines before it parses; Python does not
+        return "more than one plain line"
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -108,7 +110,7 @@ _GUARD_PLACE = re.compile(
 
 def refuse_guard(guard: Any) -> str | None:
     """Return why a string is not a guard such as `L['x'].size()[0] % 2 == 0`, or None if it is."""
-    if not isinstance(guard, str) or re.search(r'["\\#\n\r;:]', guard):
+    if not isinstance(guard, str) or re.search(r'[^ -~]|["\\#;:]', guard):
         return "not a plain expression"
     # Sizes become symbols and torch's functions Max, so that one grammar judges both languages.
     arithmetic = _GUARD_PLACE.sub("s0", guard)
