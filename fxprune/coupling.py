@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.guards import Reason, true
+from fxprune.program import attribute
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import POINTWISE, is_pointwise
 from fxprune.rules.registry import Rule
@@ -39,14 +40,6 @@ def couple(module: fx.GraphModule, *, pin_outputs: bool = True) -> Coupling:
             for result in node.all_input_nodes:
                 _pin(coupling, coupling.values.get(result), "output", "the caller sees this axis")
     return coupling
-
-
-def attribute(module: torch.nn.Module, path: str) -> Any:
-    """Return the attribute at a dotted path."""
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _whole(value: Any) -> Value:

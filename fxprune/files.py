@@ -29,12 +29,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = final.with_name(f".{final.stem}.{secrets.token_hex(6)}{final.suffix}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        if final.exists():
-            os.chmod(temporary, final.stat().st_mode & 0o777)
     except OSError as problem:
-        temporary.unlink(missing_ok=True)
         raise unwritable(target, problem) from problem
     try:
+        if final.exists():
+            os.chmod(temporary, final.stat().st_mode & 0o777)
         yield temporary
         os.replace(temporary, final)
     except OSError as problem:

@@ -107,6 +107,15 @@ class Guards:
         codes = self._pinned[self.find(ids)]
         return [self.reasons[code] if code else None for code in codes.ravel()]
 
+    def why(self, g: Ids) -> list[Reason]:
+        """Return for each row of `g` a reason why it is pinned, following definitions."""
+        if not g.shape[1]:
+            return []
+        g = self.find(g[:, 0])
+        while ((rows := self._defined[g]) >= 0).any():
+            g = self.find(np.where(rows >= 0, self._definitions[rows, 0], g))
+        return [self.reasons[code] for code in self._pinned[g].tolist() if code]
+
     def pinned(self, ids: Ids) -> Mask:
         """Return which variables are pinned, shape of `ids`."""
         return np.asarray(self._pinned[self.find(ids)] > 0)

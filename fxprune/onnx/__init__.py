@@ -23,6 +23,7 @@ import onnx
 from ..errors import ExportError
 from ..files import atomic_write
 from .check import (
+    Array,
     compare_latency,
     evaluation,
     feeds_for,
@@ -56,10 +57,11 @@ class ExportSummary:
 
 @dataclass(frozen=True)
 class _Captured:
-    """Hold an exported program with, for each leaf of inputs and outputs, its name or None."""
+    """Hold an exported program, the names of its input leaves, and which output leaves it keeps."""
 
     program: torch.export.ExportedProgram
     inputs: tuple[object, ...]
+    tensors: tuple[str, ...]
     kept: tuple[int, ...]
 
 
@@ -118,6 +120,8 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Capture
         program = torch.export.export(module, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
         raise ExportError(f"torch.export refuses the model: {_line(problem)}") from problem
+    # The converter traces the program anew and trips over guards on *args; they only assert sizes.
+    program._guards_code = []
     node = program.graph.output_node()
     results = node.args[0]
     assert isinstance(results, (tuple, list))
@@ -128,7 +132,10 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Capture
     kept = tuple(index for index, item in enumerate(own) if isinstance(item, fx.Node))
     if not kept:
         raise ExportError("the model returns no tensor, so there is nothing to write")
-    return _Captured(program, tuple(program.graph_signature.user_inputs), kept)
+    names = tuple(program.graph_signature.user_inputs)
+    leaves = zip(names, pytree.tree_leaves(inputs), strict=True)
+    tensors = tuple(str(name) for name, leaf in leaves if isinstance(leaf, torch.Tensor))
+    return _Captured(program, names, tensors, kept)
 
 
 def _convert(captured: _Captured) -> onnx.ModelProto:
@@ -145,10 +152,10 @@ def _convert(captured: _Captured) -> onnx.ModelProto:
             f"the weights take {size:,} bytes, and an ONNX file with its weights inside holds at "
             f"most {LIMIT:,} (2 GiB); prune more, convert to half precision, or save as .pt2"
         )
-    model = clean(converted.model_proto)
-    # A buffer that the model writes becomes an output of the program; it is not one of the user's.
-    del model.graph.output[: len(model.graph.output) - len(captured.kept)]
-    return model
+    model = converted.model_proto
+    # A buffer that the model writes comes out as well, before the user's outputs.
+    del model.graph.output[: max(0, len(model.graph.output) - len(captured.kept))]
+    return clean(model, captured.tensors)
 
 
 def _name_axes(
@@ -198,10 +205,7 @@ def _compare(
     worst = 0.0
     for size in batches or (None,):
         feed = inputs if size in (None, own) else resize(inputs, axes, int(size or 0))
-        with evaluation(module):
-            leaves = pytree.tree_leaves(module(*feed[0], **feed[1]))
-            # Copy: a returned buffer is put back when the evaluation ends.
-            ours = [to_array(leaves[index]).copy() for index in captured.kept]
+        ours = _run_module(module, feed, captured.kept, size)
         theirs = run(session, feeds_for(session, captured.inputs, feed))
         for mine, result, entry in zip(ours, theirs, session.get_outputs(), strict=True):
             error = relative_error(mine, result)
@@ -212,6 +216,21 @@ def _compare(
                     f"(relative, at batch {size}), more than rtol={rtol:g}; nothing was written"
                 )
     return tuple(batches), worst
+
+
+def _run_module(
+    module: nn.Module, feed: Inputs, kept: tuple[int, ...], size: int | None
+) -> list[Array]:
+    """Run the module in eval mode; return the outputs that the file has."""
+    try:
+        with evaluation(module):
+            leaves = pytree.tree_leaves(module(*feed[0], **feed[1]))
+            # Copy: a returned buffer is put back when the evaluation ends.
+            return [to_array(leaves[index]).copy() for index in kept]
+    except ExportError:
+        raise
+    except Exception as problem:  # A model raises what it likes.
+        raise ExportError(f"the module fails at batch {size}: {_line(problem)}") from problem
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,9 +23,14 @@ _FRESH_EVERY_RUN = frozenset(
 )
 
 
-def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold constants, share equal initializers, drop dead nodes and sort; return a new model."""
+def clean(model: onnx.ModelProto, inputs: Sequence[str] = ()) -> onnx.ModelProto:
+    """Fold constants, share equal initializers, drop dead nodes and sort; return a new model.
+
+    `inputs` names the graph's inputs in order, where the model's own names are not wanted.
+    """
     graph = gs.import_onnx(model)
+    if len(inputs) == len(graph.inputs):
+        _name_inputs(graph, inputs)
     # Sound: the nodes of a valid graph form a DAG, so an order exists; folding relies on it.
     graph.toposort(recurse_subgraphs=True)
     _fold(graph)
@@ -35,6 +41,16 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.cleanup(remove_unused_graph_inputs=False).toposort(recurse_subgraphs=True)
     cleaned: onnx.ModelProto = gs.export_onnx(graph)
     return cleaned
+
+
+def _name_inputs(graph: gs.Graph, names: Sequence[str]) -> None:
+    """Give the inputs their names back: torch renames an input that is also an output."""
+    # Sound: tensors are linked by identity here, so a renaming reaches every reader.
+    for tensor, name in zip(graph.inputs, names, strict=True):
+        clash = graph.tensors().get(name)
+        if clash is not None and clash is not tensor:
+            clash.name = f"{name}_output"
+        tensor.name = name
 
 
 def _fold(graph: gs.Graph) -> None:

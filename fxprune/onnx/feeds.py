@@ -28,11 +28,17 @@ class Mark:
 
 
 def marks(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> dict[int, list[Mark]]:
-    """Map `id(tensor)` to the axes that `dynamic_shapes` marks on that input tensor."""
+    """Map `id(tensor)` to the axes that `dynamic_shapes` marks on that input tensor.
+
+    Raises `InputError` when the inputs do not fit the module's forward.
+    """
     found: dict[int, list[Mark]] = {}
     if dynamic_shapes is None:
         return found
-    bound = inspect.signature(module.forward).bind(*inputs[0], **inputs[1]).arguments
+    try:
+        bound = inspect.signature(module.forward).bind(*inputs[0], **inputs[1]).arguments
+    except TypeError as problem:
+        raise InputError(f"the example inputs do not fit forward: {problem}") from problem
     tree: Any = bound if isinstance(dynamic_shapes, Mapping) else list(bound.values())
     if isinstance(dynamic_shapes, Mapping) and set(dynamic_shapes) - set(bound):
         # torch.export also takes the names inside **kwargs without the level above them.

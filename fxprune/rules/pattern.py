@@ -166,15 +166,17 @@ class PatternRule:
         pattern = parse(self.text)
         sizes = {letter: int(site.args[name]) for letter, name in self.counts.items()}
         bound = Bound(site, sizes)
-        for name, axes, optional in zip(
-            self.operands, pattern.operands, pattern.optional, strict=True
-        ):
-            value = site.optional(name)
-            if value is not None:
-                bound.read(axes, value, factor=not optional)
+        for added in (False, True):
+            for name, axes, optional in zip(
+                self.operands, pattern.operands, pattern.optional, strict=True
+            ):
+                value = site.optional(name) if optional is added else None
+                if value is not None:
+                    bound.read(axes, value, factor=not added)
+            if not added:
+                contract(site, bound, pattern.result, self.approximate)
         if self.affine:
             self._affine(site, bound)
-        contract(site, bound, pattern.result, self.approximate)
         for letter, kind in self.roles.items():
             site.role(bound.letters[letter], kind)
         return bound.result(pattern.result, site.out())

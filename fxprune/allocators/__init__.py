@@ -1,0 +1,13 @@
+"""Allocators: in which order units leave, over all targets. Every file here is imported."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from fxprune.allocators.registry import ALLOCATORS, Allocator, Bounds, Move, allocator, moves_of
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["ALLOCATORS", "Allocator", "Bounds", "Move", "allocator", "moves_of"]

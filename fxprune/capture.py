@@ -1,0 +1,306 @@
+"""Turn a model into an ATen graph with `torch.export`, the caller's model untouched."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CaptureError, InputError
+from fxprune.program import Program, Signature, attribute, emptied, set_tensor
+
+REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+
+
+def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Program:
+    """Capture `model` on example `inputs`, the leading axis dynamic where the model allows it.
+
+    `inputs` is a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair of
+    both; an `ExportedProgram` brings its own. Raises InputError where the model itself refuses the
+    inputs, and CaptureError where only the export does.
+    """
+    if isinstance(model, ExportedProgram):
+        return _from_exported(model)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"model: a torch.nn.Module or torch.export.ExportedProgram is needed, "
+            f"and this is a {type(model).__name__}"
+        )
+    args, kwargs = arguments(inputs)
+    with _evaluating(model) as training, _quiet():
+        exported, signature, notes = _export(model, args, kwargs)
+    signature = Signature(**{**signature, "training": training})
+    return _program(exported, signature, notes)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs as positional and keyword arguments."""
+    if inputs is None:
+        raise InputError("inputs: example inputs are needed to trace a module; give a tuple of them")
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, dict):
+        return (), dict(inputs)
+    if not isinstance(inputs, (tuple, list)):
+        raise InputError(f"inputs: a tuple of example inputs is needed, not {type(inputs).__name__}")
+    if len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], dict):
+        return tuple(inputs[0]), dict(inputs[1])
+    return tuple(inputs), {}
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[bool]:
+    """Hold the model in evaluation mode, and put every submodule's own mode back after."""
+    modes = [(module, module.training) for module in model.modules()]
+    was = model.training
+    model.eval()
+    try:
+        yield was
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings and logs to itself: its errors are reported by us."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _export(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[ExportedProgram, dict[str, Any], tuple[str, ...]]:
+    """Export with a dynamic leading axis, or with every size fixed where that fails."""
+    wide_args, wide_kwargs, batch = widened(args, kwargs)
+    first: Exception | None = None
+    if batch is not None:
+        try:
+            wanted = Signature(wide_args, wide_kwargs, led(wide_args, wide_kwargs, batch))
+            shapes = wanted.dynamic_shapes(model)
+            with torch.no_grad():
+                exported = torch.export.export(
+                    model, wide_args, wide_kwargs, dynamic_shapes=shapes, strict=False
+                )
+            return _settled(exported, wide_args, wide_kwargs, batch)
+        except Exception as error:  # the exporter raises what it likes; the fixed export decides
+            first = error
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        raise _explained(model, args, kwargs, error) from error
+    note = f"the batch size is fixed by the example inputs: {_line(first)}" if first else ""
+    return exported, {"args": args, "kwargs": kwargs}, (note,) if note else ()
+
+
+def _settled(
+    exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
+) -> tuple[ExportedProgram, dict[str, Any], tuple[str, ...]]:
+    """Read off the exported program which leading axes really stayed dynamic."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    places = [node for node in exported.graph.nodes if node.op == "placeholder"][-len(leaves) :]
+    values = [node.meta.get("val") for node in places]
+    dynamic = tuple(
+        isinstance(value, torch.Tensor) and value.ndim > 0 and not isinstance(value.shape[0], int)
+        for value in values
+    )
+    signature = {"args": args, "kwargs": kwargs}
+    if not any(dynamic):
+        return exported, signature, ("the batch size is fixed: the model computes with its value",)
+    return exported, signature | {"dynamic": dynamic, "batch": batch}, ()
+
+
+def widened(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], int | None]:
+    """Double inputs of batch size 1, which the exporter would take for a constant."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim]
+    if not sizes or sizes[0] == 0:
+        return args, kwargs, None
+    batch = sizes[0]
+    if batch == 1:
+        leaves = [
+            torch.cat([leaf, leaf])
+            if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1
+            else leaf
+            for leaf in leaves
+        ]
+        batch = 2
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return tuple(args), dict(kwargs), batch
+
+
+def led(args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> tuple[bool, ...]:
+    """Return for each leaf of the inputs whether its leading axis is as long as the batch."""
+    return tuple(
+        isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+        for leaf in pytree.tree_leaves((args, kwargs))
+    )
+
+
+def _explained(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> Exception:
+    """Tell inputs that the model refuses from a model that the exporter refuses."""
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as refused:
+        shapes = [
+            f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+            for leaf in pytree.tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        ]
+        return InputError(
+            f"inputs: {type(model).__name__} refuses {', '.join(shapes) or 'them'}: "
+            f"{_line(refused)}; give inputs that model(*inputs) accepts"
+        )
+    return CaptureError(
+        f"capture: torch.export cannot trace {type(model).__name__}: {_line(error)}; make this "
+        "part of the forward traceable, or export the part of the model that is"
+    )
+
+
+def _line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _from_exported(exported: ExportedProgram) -> Program:
+    if exported.example_inputs is None:
+        raise InputError("inputs: this ExportedProgram holds no example inputs; export it with them")
+    args, kwargs = exported.example_inputs
+    batch = next(
+        (leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)), None
+    )
+    _, found, notes = _settled(exported, tuple(args), dict(kwargs), batch or 1)
+    return _program(exported, Signature(**found), notes)
+
+
+def _program(
+    exported: ExportedProgram, signature: Signature, notes: tuple[str, ...]
+) -> Program:
+    with _quiet():
+        module = exported.module(check_guards=False)
+    _share(exported, module)
+    inline_regions(module)
+    module.graph.eliminate_dead_code(is_impure_node=_effect)
+    return Program(_plain(module), signature, notes=notes)
+
+
+def _effect(node: fx.Node) -> bool:
+    """Tell the nodes that stay without being used: inputs, the output, writes, tensors read."""
+    if node.op in ("placeholder", "output"):
+        return True
+    target = node.target
+    writes = isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+    return node.op == "call_function" and writes
+
+
+def _share(exported: ExportedProgram, module: torch.nn.Module) -> None:
+    """Give tensors that the model shares under several names one identity again."""
+    first: dict[int, Any] = {}
+    for name, tensor in exported.state_dict.items():
+        owner_path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(owner_path) if owner_path else module
+        kept = first.setdefault(id(tensor), getattr(owner, leaf, tensor))
+        if isinstance(kept, torch.nn.Parameter):
+            owner.register_parameter(leaf, kept)
+        elif leaf in owner._buffers:
+            owner._buffers[leaf] = kept
+
+
+def _plain(module: fx.GraphModule) -> fx.GraphModule:
+    """Return the graph in a module class of its own, without the exporter's hooks and guards."""
+    plain = emptied(module)
+    persistent = set(module.state_dict())
+    named = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            named.setdefault(str(node.target), attribute(module, str(node.target)))
+    for name, tensor in named.items():
+        set_tensor(plain, name, tensor, persistent=name in persistent)
+    plain.recompile()
+    return plain
+
+
+def inline_regions(module: fx.GraphModule) -> None:
+    """Put the body of every no-grad and autocast region in place of the call.
+
+    Results of a no-grad region are detached, so that gradients stop where they did.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if getattr(node.target, "__name__", "") not in REGIONS:
+            continue
+        body_at = next(
+            k for k, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr"
+        )
+        read = node.args[body_at]
+        body = attribute(module, str(read.target))
+        inline_regions(body)
+        detach = "set_grad" in node.target.__name__ and node.args[0] is False
+        values = dict(
+            zip(
+                (n for n in body.graph.nodes if n.op == "placeholder"),
+                node.args[body_at + 1 :],
+                strict=True,
+            )
+        )
+        with graph.inserting_before(node):
+            results = _inlined(module, body, graph, values, detach)
+        for user in list(node.users):
+            assert user.target is operator.getitem
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
+def _inlined(
+    module: fx.GraphModule,
+    body: fx.GraphModule,
+    graph: fx.Graph,
+    values: dict[fx.Node, Any],
+    detach: bool,
+) -> list[Any]:
+    for inner in body.graph.nodes:
+        if inner.op == "placeholder":
+            continue
+        if inner.op == "output":
+            results = [values[one] if isinstance(one, fx.Node) else one for one in inner.args[0]]
+            return [_detached(graph, one) if detach else one for one in results]
+        if inner.op == "get_attr" and attribute(module, str(inner.target)) is None:
+            set_tensor(module, str(inner.target), attribute(body, str(inner.target)))
+        values[inner] = graph.node_copy(inner, lambda n: values[n])
+        values[inner].meta = dict(inner.meta)
+    return []
+
+
+def _detached(graph: fx.Graph, value: Any) -> Any:
+    if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
+        return value
+    node = graph.call_function(torch.ops.aten.detach.default, (value,))
+    node.meta = {k: v for k, v in value.meta.items() if k in ("val", "stack_trace")}
+    return node

@@ -1,0 +1,132 @@
+"""What a model costs, as a function of which variables are alive: parameters, bytes, MACs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.coupling import rule_for
+from fxprune.guards import Ids, Mask
+from fxprune.program import attribute
+from fxprune.rules.registry import Macs
+from fxprune.rules.site import Coupling, TensorGuard, arguments
+
+
+@dataclass(frozen=True)
+class Product:
+    """Hold a node that multiplies: its cost function and the guards it is a function of."""
+
+    macs: Macs
+    args: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]  # operand name -> indices into Cost.axes
+
+
+class Cost:
+    """Count what is kept. Every distinct guard array is normalised and counted once a query."""
+
+    def __init__(self, module: fx.GraphModule, coupling: Coupling, batch: int | None) -> None:
+        self._coupling = coupling
+        self._batch = batch or 1
+        self._index: dict[int, int] = {}
+        self.axes: list[Ids] = []
+        self._hold: list[Ids] = []  # keeps the arrays whose id() is a key alive
+        self.tensors: list[tuple[str, tuple[int, ...], int, bool]] = []
+        self.products: list[Product] = []
+        seen: set[int] = set()
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                self._tensor(module, node, seen)
+            elif node.op == "call_function":
+                self._product(node)
+
+    def _axis(self, g: Ids) -> int:
+        key = id(g)
+        if key not in self._index:
+            self._index[key] = len(self.axes)
+            self._hold.append(g)
+            self.axes.append(self._coupling.guards.normal(g))
+        return self._index[key]
+
+    def _tensor(self, module: fx.GraphModule, node: fx.Node, seen: set[int]) -> None:
+        tensor, value = attribute(module, str(node.target)), self._coupling.values[node]
+        if not isinstance(value, TensorGuard) or id(tensor) in seen:
+            return
+        seen.add(id(tensor))
+        owned = isinstance(tensor, torch.nn.Parameter)
+        axes = tuple(self._axis(g) for g in value.dims)
+        self.tensors.append((str(node.target), axes, tensor.element_size(), owned))
+
+    def _product(self, node: fx.Node) -> None:
+        rule = rule_for(node.target)
+        if rule is None or rule.macs is None:
+            return
+        shapes: dict[str, tuple[int, ...]] = {}
+        args = arguments(node)
+        for name, arg in args.items():
+            listed = isinstance(arg, (list, tuple))
+            for label, one in (
+                [(f"{name}.{k}", one) for k, one in enumerate(arg)] if listed else [(name, arg)]
+            ):
+                value = self._coupling.values.get(one) if isinstance(one, fx.Node) else None
+                if isinstance(value, TensorGuard):
+                    shapes[label] = tuple(self._axis(g) for g in value.dims)
+        result = self._coupling.values[node]
+        if isinstance(result, TensorGuard):
+            shapes["->"] = tuple(self._axis(g) for g in result.dims)
+        self.products.append(Product(rule.macs, args, shapes))
+
+    def counts(self, alive: Mask) -> list[int]:
+        """Return how many indices of every axis are kept."""
+        return [
+            int(alive[g].all(axis=1).sum()) if g.shape[1] else len(g) for g in self.axes
+        ]
+
+    def macs(self, alive: Mask) -> int:
+        """Return multiply-accumulates for one example."""
+        counts = self.counts(alive)
+        total = 0
+        for product in self.products:
+            total += product.macs(
+                lambda name, shapes=product.shapes: tuple(counts[a] for a in shapes[name]),
+                product.args,
+            )
+        return total // self._batch
+
+    def params(self, alive: Mask) -> int:
+        """Return the number of parameters."""
+        counts = self.counts(alive)
+        return sum(prod(counts[a] for a in axes) for _, axes, _, owned in self.tensors if owned)
+
+    def bytes(self, alive: Mask) -> int:
+        """Return the bytes of parameters and buffers."""
+        counts = self.counts(alive)
+        return sum(prod(counts[a] for a in axes) * size for _, axes, size, _ in self.tensors)
+
+    def whole(self) -> Mask:
+        """Return the choice that keeps every variable."""
+        return np.ones(self._coupling.guards.size, dtype=bool)
+
+    def every_axis(self) -> list[Ids]:
+        """Return the normalised guards of every axis of every tensor in the graph, each once."""
+        if not hasattr(self, "_every"):
+            found: dict[bytes, Ids] = {}
+            for value in self._coupling.values.values():
+                for g in _dims(value):
+                    normal = self._coupling.guards.normal(g)
+                    if normal.shape[1]:
+                        found.setdefault(normal.tobytes(), normal)
+            self._every = list(found.values())
+        return self._every
+
+
+def _dims(value: Any) -> list[Ids]:
+    if isinstance(value, TensorGuard):
+        return list(value.dims)
+    if isinstance(value, tuple):
+        return [g for one in value for g in _dims(one)]
+    return []

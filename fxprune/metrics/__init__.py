@@ -1,0 +1,13 @@
+"""Metrics: how much each unit matters. Every file here is imported, every `@metric` registers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from fxprune.metrics.registry import METRICS, Metric, metric
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["METRICS", "Metric", "metric"]

@@ -1,0 +1,45 @@
+"""Objectives that count: sparsity ratio, parameters, MACs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxprune.cost import Cost
+from fxprune.guards import Mask
+from fxprune.objectives.registry import objective
+
+
+@objective("params")
+@dataclass(frozen=True)
+class Params:
+    """Keep the share `goal` of the parameters."""
+
+    goal: float
+
+    def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
+        """Return kept parameters over all parameters."""
+        return cost.params(alive) / max(1, cost.params(cost.whole()))
+
+
+@objective("macs")
+@dataclass(frozen=True)
+class Macs:
+    """Keep the share `goal` of the multiply-accumulates."""
+
+    goal: float
+
+    def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
+        """Return kept MACs over all MACs."""
+        return cost.macs(alive) / max(1, cost.macs(cost.whole()))
+
+
+@objective("ratio")
+@dataclass(frozen=True)
+class Ratio:
+    """Remove the share `1 - goal` of the units of the selected targets."""
+
+    goal: float
+
+    def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
+        """Return the share of units kept."""
+        return 1.0 - gone

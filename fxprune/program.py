@@ -1,0 +1,150 @@
+"""A program: one captured model on its way through the passes, and what they have found out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from fxprune.plan import Plan
+    from fxprune.rules.site import Coupling
+    from fxprune.targets import Target
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Hold how the model is called.
+
+    `args` and `kwargs` are the example inputs as captured; `dynamic` says for each leaf of them
+    whether its leading axis may have any size. `training` is the mode the model came in.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    dynamic: tuple[bool, ...] = ()
+    batch: int | None = None  # the example's size of the dynamic axis
+    training: bool = False
+
+    def dynamic_shapes(self, module: torch.nn.Module) -> dict[str, Any] | None:
+        """Return `torch.export`'s dynamic_shapes for a module called with this signature."""
+        if not any(self.dynamic):
+            return None
+        _, spec = pytree.tree_flatten((self.args, self.kwargs))
+        marks = [{0: Dim.AUTO} if free else None for free in self.dynamic]
+        return by_name(module, *pytree.tree_unflatten(marks, spec))
+
+    def resized(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the example inputs with the dynamic axis repeated or cut to `batch`."""
+        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
+        leaves = [
+            leaf[torch.arange(batch) % len(leaf)] if free else leaf
+            for leaf, free in zip(leaves, self.dynamic or [False] * len(leaves), strict=True)
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return tuple(args), dict(kwargs)
+
+
+def by_name(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a call binds, by the names of the forward's parameters."""
+    signature = inspect.signature(module.forward)
+    bound = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound |= bound.pop(name, {})
+    return bound
+
+
+@dataclass(frozen=True)
+class Program:
+    """Carry a graph and, pass by pass, its coupling, targets, scores and plan.
+
+    `owned` says that the tensors are the program's own: until a pass has copied them they are the
+    caller's, and nothing may write to them.
+    """
+
+    module: fx.GraphModule
+    signature: Signature
+    owned: bool = False
+    coupling: Coupling | None = None
+    targets: tuple[Target, ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+    original: fx.GraphModule | None = None
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what passes measured, by name
+
+    def with_(self, **changes: Any) -> Program:
+        """Return the program with some fields changed."""
+        return replace(self, **changes)
+
+    def noted(self, *notes: str) -> Program:
+        """Return the program with more notes for the report."""
+        return replace(self, notes=(*self.notes, *(n for n in notes if n not in self.notes)))
+
+
+def attribute(module: torch.nn.Module, path: str) -> Any:
+    """Return the attribute at a dotted path, or None where there is none."""
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return every parameter and buffer by name, a shared one under each of its names."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return named | dict(module.named_buffers(remove_duplicate=False))
+
+
+def source_line(node: fx.Node) -> str:
+    """Return `file:line` of the user's code that made a node, or an empty string."""
+    best = ""
+    for line in str(node.meta.get("stack_trace") or "").splitlines():
+        text = line.strip()
+        if text.startswith('File "'):
+            path, _, rest = text[6:].partition('", line ')
+            place = f"{path}:{rest.split(',')[0]}"
+            if "/torch/" not in path or not best:
+                best = place
+    return best
+
+
+def set_tensor(
+    root: torch.nn.Module, path: str, value: Any, persistent: bool = True
+) -> None:
+    """Set a tensor at a dotted path, making plain containers on the way."""
+    *owners, leaf = path.split(".")
+    at = root
+    for part in owners:
+        if part not in at._modules:
+            at.add_module(part, torch.nn.Module())
+        at = at.get_submodule(part)
+    if isinstance(value, torch.nn.Parameter):
+        at.register_parameter(leaf, value)
+    elif isinstance(value, torch.Tensor):
+        at.register_buffer(leaf, value, persistent=persistent)
+    else:
+        setattr(at, leaf, value)
+
+
+def emptied(module: fx.GraphModule) -> fx.GraphModule:
+    """Return a module with a copy of the graph and none of the tensors."""
+    graph = fx.Graph()
+    values: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(module.graph, values)
+    graph.output(output)
+    for old, new in values.items():
+        new.meta = dict(old.meta)
+    graph._codegen = module.graph._codegen
+    bare = fx.GraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
+    bare.graph = graph
+    return bare

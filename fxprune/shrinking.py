@@ -1,0 +1,97 @@
+"""Shrink a graph: cut its tensors to what is kept, and rewrite the constants of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.coupling import rule_for
+from fxprune.guards import Mask
+from fxprune.program import attribute, emptied, set_tensor
+from fxprune.rules.site import Coupling, Edit, Kept, TensorGuard
+
+
+def kept_indices(
+    module: fx.GraphModule, coupling: Coupling, alive: Mask
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Return the kept indices of every axis of every tensor the graph reads, under all its names."""
+    kept = Kept(coupling.guards, alive)
+    names = aliases(module)
+    indices: dict[str, tuple[torch.Tensor, ...]] = {}
+    for node in module.graph.nodes:
+        value = coupling.values.get(node) if node.op == "get_attr" else None
+        if not isinstance(value, TensorGuard) or str(node.target) in indices:
+            continue
+        axes = tuple(torch.from_numpy(np.flatnonzero(kept.mask(g))) for g in value.dims)
+        for name in names[id(attribute(module, str(node.target)))]:
+            indices[name] = axes
+    return indices
+
+
+def aliases(module: torch.nn.Module) -> dict[int, list[str]]:
+    """Return all names of every parameter and buffer, by the identity of the tensor."""
+    names: dict[int, list[str]] = {}
+    tensors = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        names.setdefault(id(tensor), []).append(name)
+    return names
+
+
+def shrink(module: fx.GraphModule, coupling: Coupling, alive: Mask) -> fx.GraphModule:
+    """Return a new module with its own, smaller tensors; the given one is left as it is."""
+    kept = kept_indices(module, coupling, alive)
+    smaller = emptied(module)
+    cut: dict[int, torch.Tensor] = {}
+    for name, tensor in used(module, set(kept)).items():
+        if id(tensor) not in cut:
+            cut[id(tensor)] = _cut(tensor, kept.get(name))
+        set_tensor(smaller, name, cut[id(tensor)], name in _persistent(module))
+    _rewrite(module, smaller, coupling, Kept(coupling.guards, alive))
+    smaller.recompile()
+    return smaller
+
+
+def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
+    """Return the tensors that the graph reads, and the buffers that stand beside them."""
+    owners = {name.rpartition(".")[0] for name in read}
+    named = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
+    return {n: p for n, p in named.items() if n in read} | beside
+
+
+def _persistent(module: torch.nn.Module) -> set[str]:
+    return set(module.state_dict())
+
+
+def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
+    with torch.no_grad():
+        smaller = tensor.detach()
+        for dim, index in enumerate(axes or ()):
+            if len(index) != smaller.shape[dim]:
+                smaller = smaller.index_select(dim, index.to(tensor.device))
+        if smaller.data_ptr() == tensor.data_ptr() or smaller is tensor:
+            smaller = smaller.clone()
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    return smaller
+
+
+def _rewrite(
+    module: fx.GraphModule, smaller: fx.GraphModule, coupling: Coupling, kept: Kept
+) -> None:
+    """Let every rule rewrite its node's own constants."""
+    for old, new in zip(list(module.graph.nodes), list(smaller.graph.nodes), strict=True):
+        if old.op != "call_function":
+            continue
+        rule = rule_for(old.target)
+        if rule is not None and rule.rewrite is not None:
+            rule.rewrite(Edit(new, coupling.values, kept, old))
+        elif str(old.target).startswith("aten._assert"):
+            smaller.graph.erase_node(new)  # it asserts the old sizes

@@ -1,0 +1,223 @@
+"""Targets: the units that can leave, grouped by footprint, and what cannot leave, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.guards import Ids
+from fxprune.program import attribute, source_line
+from fxprune.rules.site import Coupling, TensorGuard
+
+# the roles that operators give their axes, the most telling first, and the kind each makes
+KINDS = {
+    "expert": "expert",
+    "head": "head",
+    "head_dim": "head_dim",
+    "inner": "head_dim",
+    "hidden": "hidden",
+    "group": "group",
+    "channel": "channel",
+    "feature": "hidden",
+}
+ALL_KINDS = tuple(dict.fromkeys(KINDS.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Hold the units (variable ids, `[n]`) that share one footprint.
+
+    `footprint` lists the parameter axes that each unit has a part in; `exact` says that removing a
+    unit equals zeroing its weights, and `why` names the operator where it does not.
+    """
+
+    name: str
+    kind: str
+    units: Ids
+    footprint: tuple[tuple[str, int], ...]
+    exact: bool
+    why: str = ""
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __str__(self) -> str:
+        size = f"{len(self)} {self.kind} units"
+        return f"{self.name}: {size}" + ("" if self.exact else f", approximate ({self.why})")
+
+    def touches(self, pattern: str) -> bool:
+        """Tell whether a shell pattern names the target, a parameter of it or a module of those."""
+        names = {self.name, self.name.split(":")[0]}
+        for parameter, _ in self.footprint:
+            names |= {parameter, parameter.rpartition(".")[0]}
+        return any(fnmatchcase(name, pattern) for name in names)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Say what stays: a parameter axis, why, at which operator, and where that stands in the code."""
+
+    unit: str
+    reason: str
+    operator: str
+    source: str
+
+    def __str__(self) -> str:
+        place = f" at {self.source}" if self.source else ""
+        return f"{self.unit} stays: {self.reason} ({self.operator}{place})"
+
+
+@dataclass(frozen=True)
+class ParameterAxis:
+    """Hold the normalised guard of one axis of one parameter."""
+
+    name: str
+    dim: int
+    guard: Ids
+    raw: Ids
+
+
+class Discovery:
+    """Read targets, pins and coverage off a solved coupling."""
+
+    def __init__(self, module: fx.GraphModule, coupling: Coupling) -> None:
+        self.module = module
+        self.coupling = coupling
+        self.parameters = dict(self._parameters())
+
+    def _parameters(self) -> Iterator[tuple[str, tuple[ParameterAxis, ...]]]:
+        seen: set[int] = set()
+        for node in self.module.graph.nodes:
+            if node.op != "get_attr":
+                continue
+            tensor, value = attribute(self.module, str(node.target)), self.coupling.values[node]
+            known = id(tensor) in seen
+            if known or not isinstance(tensor, torch.nn.Parameter):
+                continue
+            seen.add(id(tensor))
+            if isinstance(value, TensorGuard):
+                name = str(node.target)
+                yield (
+                    name,
+                    tuple(
+                        ParameterAxis(name, d, self.coupling.guards.normal(g), g)
+                        for d, g in enumerate(value.dims)
+                    ),
+                )
+
+    @cached_property
+    def axes(self) -> list[ParameterAxis]:
+        """Return the axes of all parameters, in the order of the graph."""
+        return [axis for axes in self.parameters.values() for axis in axes]
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """Return the targets of two or more units, in the order of the graph."""
+        n = self.coupling.guards.size
+        signature = np.zeros(n, dtype=np.uint64)
+        random = np.random.default_rng(0)
+        for axis in self.axes:
+            for column in axis.guard.T:
+                ids, counts = np.unique(column[column > 0], return_counts=True)
+                salt, odd = random.integers(1, 2**63, size=2, dtype=np.uint64)
+                with np.errstate(over="ignore"):
+                    signature[ids] += salt + counts.astype(np.uint64) * (odd | np.uint64(1))
+        units = np.flatnonzero(signature)
+        _, label = np.unique(signature[units], return_inverse=True)
+        groups = np.split(units[np.argsort(label, kind="stable")], np.cumsum(np.bincount(label))[:-1])
+        return self._named([group for group in groups if len(group) > 1])
+
+    def _named(self, groups: list[Ids]) -> tuple[Target, ...]:
+        owner = np.full(self.coupling.guards.size, -1)
+        for k, group in enumerate(groups):
+            owner[group] = k
+        footprints: list[list[tuple[str, int]]] = [[] for _ in groups]
+        order: list[int] = []
+        for axis in self.axes:
+            for k in np.unique(owner[np.unique(axis.guard)]):
+                if k >= 0:
+                    footprints[k].append((axis.name, axis.dim))
+                    order.append(int(k))
+        kinds, whys = self._kinds(), self._approximate()
+        targets: list[Target] = []
+        used: dict[str, int] = {}
+        for k in dict.fromkeys(order):
+            kind = next((kinds[int(u)] for u in groups[k] if int(u) in kinds), "hidden")
+            why = next((whys[int(u)] for u in groups[k] if int(u) in whys), "")
+            name = f"{_owner(footprints[k])}:{kind}"
+            used[name] = used.get(name, 0) + 1
+            label = name if used[name] == 1 else f"{name}#{used[name]}"
+            units = groups[k]
+            targets.append(Target(label, kind, units, tuple(footprints[k]), not why, why))
+        return tuple(targets)
+
+    def _kinds(self) -> dict[int, str]:
+        rank = {role: k for k, role in enumerate(KINDS)}
+        best: dict[int, int] = {}
+        for mark in self.coupling.roles:
+            at = rank[mark.text]
+            for unit in np.unique(self.coupling.guards.normal(mark.guard)).tolist():
+                best[unit] = min(at, best.get(unit, at))
+        kinds = list(KINDS.values())
+        return {unit: kinds[at] for unit, at in best.items()}
+
+    def _approximate(self) -> dict[int, str]:
+        whys: dict[int, str] = {}
+        for mark in self.coupling.approximate:
+            for unit in np.unique(self.coupling.guards.normal(mark.guard)).tolist():
+                whys.setdefault(unit, f"{mark.node}: {mark.text}")
+        return whys
+
+    @cached_property
+    def pinned(self) -> tuple[Pinned, ...]:
+        """Return the parameter axes of which something stays, sizes of 1 and kernels left out."""
+        nodes = {node.name: node for node in self.module.graph.nodes}
+        found: list[Pinned] = []
+        for axis in self.axes:
+            for reason, count in self._reasons(axis).items():
+                node, _, text = reason.partition(": ")
+                if text == "a spatial or kernel axis keeps its size":
+                    continue
+                at = nodes.get(node)
+                unit = f"{axis.name} axis {axis.dim} ({count} of {len(axis.raw)})"
+                operator = f"{node} = {at.target}" if at is not None else node
+                found.append(Pinned(unit, text, operator, source_line(at) if at else ""))
+        return tuple(found)
+
+    def _reasons(self, axis: ParameterAxis) -> dict[str, int]:
+        guards, counts = self.coupling.guards, dict[str, int]()
+        fixed = np.ones(len(axis.raw), dtype=bool)
+        if axis.guard.shape[1]:
+            fixed = ~axis.guard.any(axis=1)
+        for reason in guards.why(axis.raw[fixed]):
+            counts[str(reason)] = counts.get(str(reason), 0) + 1
+        return counts
+
+    @cached_property
+    def coverage(self) -> float:
+        """Return the share of parameters that lie in at least one unit of a target."""
+        free = np.zeros(self.coupling.guards.size, dtype=bool)
+        for target in self.targets:
+            free[target.units] = True
+        total = covered = 0.0
+        for axes in self.parameters.values():
+            numel, bare = 1.0, 1.0
+            for axis in axes:
+                numel *= len(axis.raw)
+                if axis.guard.shape[1] and len(axis.raw):
+                    bare *= 1.0 - float(free[axis.guard].any(axis=1).mean())
+            total += numel
+            covered += numel * (1.0 - bare)
+        return covered / total if total else 0.0
+
+
+def _owner(footprint: list[tuple[str, int]]) -> str:
+    """Name a target after the first module that produces its units: the first axis 0, else any."""
+    made = [name for name, dim in footprint if dim == 0] or [footprint[0][0]]
+    return made[0].rpartition(".")[0] or made[0]
