@@ -1,0 +1,308 @@
+"""Write models as ONNX: the file says what the module says, or it does not appear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+import torch
+import torchvision
+from onnx import TensorProto, helper
+from torch import nn
+from torch.export import Dim
+
+import fxprune.onnx as fxonnx
+from fxprune.errors import ExportError, FileError
+from fxprune.onnx.check import open_session, relative_error, run
+from fxprune.onnx.clean import FOLD_LIMIT, clean
+
+BATCH = Dim("batch")
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, batch_first=True, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.lstm(x)
+
+
+class Attention(nn.Module):
+    """Take two inputs and a keyword; return nested outputs with None, a constant and a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, query: torch.Tensor, memory: torch.Tensor, *, scale: float = 1.0) -> Any:
+        mixed, _ = self.attention(query, memory, memory)
+        return {"mixed": (mixed * scale, None), "constant": 3, "mean": mixed.mean()}
+
+
+class Embedded(nn.Module):
+    """Take integers; write a buffer in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, ids: torch.Tensor, times: int) -> Any:
+        self.calls.add_(1)
+        return self.norm(self.table(ids).sum(1)) * times, self.calls
+
+
+def vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=5)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+Case = tuple[Callable[[], nn.Module], tuple[Any, ...], dict[str, Any], Any, list[str]]
+CASES: dict[str, Case] = {
+    "resnet": (torchvision.models.resnet18, (noise(2, 3, 32, 32),), {}, {"x": {0: BATCH}}, ["x"]),
+    "vit": (vit, (noise(2, 3, 32, 32),), {}, ({0: Dim.DYNAMIC},), ["x"]),
+    "lstm": (Recurrent, (noise(2, 5, 6),), {}, {"x": {0: BATCH}}, ["x"]),
+    "attention": (
+        Attention,
+        (noise(2, 3, 8), noise(2, 4, 8)),
+        {"scale": 2.0},
+        {"query": {0: BATCH}, "memory": {0: BATCH}, "scale": None},
+        ["query", "memory"],
+    ),
+    "embedded": (
+        Embedded,
+        (torch.tensor([[1, 2, 3], [4, 5, 6]]), 2),
+        {},
+        {"ids": {0: BATCH}, "times": None},
+        ["ids"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_models(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    make, args, kwargs, dims, names = CASES[name]
+    module = make().train()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    path = tmp_path / "model.onnx"
+    summary = fxonnx.export(module, path, args, kwargs, dynamic_shapes=dims, metadata={"a": "b"})
+    assert summary.batches == (2, 3)
+    assert summary.error <= 1e-4
+    assert list(summary.inputs) == names
+    assert summary.bytes == path.stat().st_size
+    assert list(tmp_path.iterdir()) == [path]
+    assert module.training
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    model = onnx.load(path)
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("fxprune.a", "b")]
+    for entry in model.graph.input:
+        assert entry.type.tensor_type.shape.dim[0].dim_param == "batch"
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_static_shapes(tmp_path: Path) -> None:
+    summary = fxonnx.export(nn.Linear(3, 2), tmp_path / "m.onnx", (noise(4, 3),), {})
+    assert summary.batches == ()
+    shape = onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape
+    assert [dim.dim_value for dim in shape.dim] == [4, 3]
+
+
+def test_batches_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    linear, dims = nn.Linear(3, 2), {"input": {0: BATCH}}
+    summary = fxonnx.export(
+        linear, path, (noise(4, 3),), {}, dynamic_shapes=dims, batches=(1, 4, 9)
+    )
+    assert summary.batches == (1, 4, 9)
+
+
+def test_part_of_a_batch_keeps_its_ratio(tmp_path: Path) -> None:
+    class Pairs(nn.Module):
+        def forward(self, x: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+            return x.repeat_interleave(2, 0) + pairs
+
+    dims = {"x": {0: BATCH}, "pairs": {0: 2 * BATCH}}
+    inputs = (noise(3, 2), noise(6, 2))
+    summary = fxonnx.export(Pairs(), tmp_path / "m.onnx", inputs, {}, dynamic_shapes=dims)
+    assert summary.batches == (3, 4)
+
+
+def test_outputs_that_are_inputs_weights_and_sizes(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor, unused: torch.Tensor) -> Any:
+            y = x * self.weight
+            return y, y, x, self.weight, x.shape[0], y > 0
+
+    dims = {"x": {0: BATCH}, "unused": {0: BATCH}}
+    inputs = (noise(2, 3), noise(2, 4))
+    summary = fxonnx.export(Odd(), tmp_path / "m.onnx", inputs, {}, dynamic_shapes=dims)
+    assert summary.inputs == ("x", "unused")
+    assert len(summary.outputs) == len(set(summary.outputs)) == 6
+
+
+def test_variable_arguments(tmp_path: Path) -> None:
+    class Variable(nn.Module):
+        def forward(self, *xs: torch.Tensor, **more: Any) -> torch.Tensor:
+            return xs[0] + xs[1] + more["nested"]["key"]
+
+    dims = {"xs": ({0: BATCH}, {0: BATCH}), "nested": {"key": {0: BATCH}}}
+    inputs, more = (noise(2, 3), noise(2, 3)), {"nested": {"key": noise(2, 3)}}
+    summary = fxonnx.export(Variable(), tmp_path / "m.onnx", inputs, more, dynamic_shapes=dims)
+    assert summary.inputs == ("xs_0", "xs_1", "nested_key")
+    assert summary.batches == (2, 3)
+
+
+class Lie(nn.Module):
+    """Answer otherwise once the export is over: the file then differs from the module."""
+
+    def __init__(self, at_batch: int) -> None:
+        super().__init__()
+        self.at_batch = at_batch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lies = not torch.compiler.is_exporting() and x.shape[0] == self.at_batch
+        return x * (1.001 if lies else 1.0)
+
+
+@pytest.mark.parametrize("at_batch", [2, 3])
+def test_a_file_that_differs_does_not_appear(at_batch: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_text("precious")
+    dims = {"x": {0: BATCH}}
+    with pytest.raises(ExportError, match=rf"differs from the module by 0\.001 .*batch {at_batch}"):
+        fxonnx.export(Lie(at_batch), path, (noise(2, 3),), {}, dynamic_shapes=dims)
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+    fxonnx.export(Lie(at_batch), path, (noise(2, 3),), {}, dynamic_shapes=dims, rtol=0.01)
+
+
+class Refuses(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("forward must not run")
+
+
+@pytest.mark.parametrize("place", ["missing/m.onnx", "file/m.onnx", "."])
+def test_unwritable_path_is_told_first(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError) as caught:
+        fxonnx.export(Refuses(), tmp_path / place, (noise(1),), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_failures_have_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> int:
+            return 3
+
+    for module, reason in ((Refuses(), "forward must not run"), (Constant(), "no tensor")):
+        with pytest.raises(ExportError, match=reason) as caught:
+            fxonnx.export(module, tmp_path / "m.onnx", (noise(2),), {})
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_protobuf_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fxonnx, "LIMIT", 100)
+    with pytest.raises(ExportError, match="at most 100"):
+        fxonnx.export(nn.Linear(30, 2), tmp_path / "m.onnx", (noise(2, 30),), {})
+
+
+def graph_of(nodes: list[Any], weights: list[Any], outputs: int = 1) -> onnx.ModelProto:
+    """Build a model from x [2, 2] to y0, y1, … of unknown shape."""
+    value = helper.make_tensor_value_info
+    results = [value(f"y{index}", TensorProto.FLOAT, None) for index in range(outputs)]
+    entry = [value("x", TensorProto.FLOAT, [2, 2])]
+    graph = helper.make_graph(nodes, "g", entry, results, initializer=weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def tensor(name: str, values: Any) -> Any:
+    return onnx.numpy_helper.from_array(np.asarray(values, dtype=np.float32), name)
+
+
+def test_clean_folds_shares_and_drops() -> None:
+    node = helper.make_node
+    model = graph_of(
+        [
+            node("Add", ["a", "b"], ["c"]),
+            node("Add", ["x", "c"], ["d"]),
+            node("Mul", ["x", "a"], ["dead"]),
+            node("Mul", ["d", "same"], ["e"]),
+            node("Mul", ["e", "again"], ["y0"]),
+        ],
+        [
+            *(tensor("a", [1, 2]), tensor("b", [3, 4]), tensor("unused", [7])),
+            *(tensor("same", [5, 6]), tensor("again", [5, 6])),
+        ],
+    )
+    cleaned = clean(model)
+    assert [node.op_type for node in cleaned.graph.node] == ["Add", "Mul", "Mul"]
+    assert len(cleaned.graph.initializer) == 2
+    feeds = {"x": np.ones((2, 2), np.float32)}
+    old = run(open_session(model.SerializeToString()), feeds)
+    new = run(open_session(cleaned.SerializeToString()), feeds)
+    assert np.array_equal(old[0], new[0])
+
+
+def test_clean_keeps_a_scalar_apart_from_a_vector_of_one() -> None:
+    node = helper.make_node
+    index = [
+        onnx.numpy_helper.from_array(np.asarray(v, np.int64), n) for n, v in [("i", 0), ("j", [0])]
+    ]
+    nodes = [node("Gather", ["x", "i"], ["y0"]), node("Gather", ["x", "j"], ["y1"])]
+    cleaned = clean(graph_of(nodes, index, outputs=2))
+    session = open_session(cleaned.SerializeToString())
+    shapes = [result.shape for result in run(session, {"x": np.ones((2, 2), np.float32)})]
+    assert shapes == [(2,), (1, 2)]
+
+
+def test_clean_folds_nothing_large_or_random() -> None:
+    node = helper.make_node
+    size = onnx.numpy_helper.from_array(np.asarray([FOLD_LIMIT, 2, 2], np.int64), "size")
+    nodes = [
+        node("Expand", ["one", "size"], ["big"]),
+        node("RandomNormal", [], ["noise"], shape=[2, 2]),
+        node("Add", ["x", "big"], ["y0"]),
+        node("Add", ["x", "noise"], ["y1"]),
+    ]
+    cleaned = clean(graph_of(nodes, [tensor("one", [1]), size], outputs=2))
+    assert {"Expand", "RandomNormal"} <= {node.op_type for node in cleaned.graph.node}
+    assert cleaned.ByteSize() < FOLD_LIMIT
+
+
+def test_relative_error() -> None:
+    a = np.asarray([1.0, np.nan, np.inf])
+    assert relative_error(a, a) == 0
+    assert relative_error(np.asarray([2.0, 0.0]), np.asarray([2.0, 0.5])) == 0.25
+    assert relative_error(np.asarray([1.0]), np.asarray([np.nan])) == float("inf")
+    assert relative_error(np.asarray([np.inf]), np.asarray([-np.inf])) == float("inf")
+    assert relative_error(np.zeros((2, 1)), np.zeros(2)) == float("inf")
+    assert relative_error(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_latency(tmp_path: Path) -> None:
+    paths = [tmp_path / "wide.onnx", tmp_path / "narrow.onnx"]
+    for path, width in zip(paths, (1024, 16), strict=True):
+        module = nn.Sequential(nn.Linear(64, width), nn.Linear(width, 64), nn.ReLU())
+        fxonnx.export(module, path, (noise(64, 64),), {})
+    feeds = {"input": noise(64, 64).numpy()}
+    wide, narrow = fxonnx.compare_latency(paths, feeds, repeats=9)
+    assert wide > narrow > 0
+    with pytest.raises(ExportError, match="cannot load"):
+        fxonnx.compare_latency([b"nonsense"], feeds)
