@@ -137,6 +137,8 @@ class Site:
             self.pin(a, "a size depends on the data")
             self.pin(b, "a size depends on the data")
             return true(max(len(a), len(b)))
+        if not (a.shape[1] and b.shape[1]):
+            text = "it meets an axis that never changes: of an input, or spatial"
         self.coupling.guards.unify(a, b, self.reason(text))
         return self.coupling.guards.normal(a)
 
