@@ -102,16 +102,15 @@ def export(
             _save(model, temporary)
             axes = batch_axes(marked)
         sizes, error = _compare(module, temporary, captured, inputs, axes, batches, rtol)
-        return ExportSummary(
-            path=Path(path),
-            bytes=temporary.stat().st_size,
-            nodes=len(model.graph.node),
-            opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            inputs=tuple(entry.name for entry in model.graph.input),
-            outputs=tuple(entry.name for entry in model.graph.output),
-            batches=sizes,
-            error=error,
-        )
+        return ExportSummary(Path(path), temporary.stat().st_size, *_facts(model), sizes, error)
+
+
+def _facts(model: onnx.ModelProto) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
+    """Return the nodes, the opset, and the names of inputs and outputs."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    inputs = tuple(entry.name for entry in model.graph.input)
+    outputs = tuple(entry.name for entry in model.graph.output)
+    return len(model.graph.node), opset, inputs, outputs
 
 
 def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Captured:
