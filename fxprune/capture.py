@@ -204,7 +204,7 @@ def _program(
     _share(exported, module)
     inline_regions(module)
     module.graph.eliminate_dead_code(is_impure_node=_effect)
-    return Program(_plain(module), signature, notes=notes)
+    return Program(_plain(module), signature, notes=tuple(notes))
 
 
 def _effect(node: fx.Node) -> bool:

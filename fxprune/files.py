@@ -46,3 +46,15 @@ def unwritable(path: Path, problem: OSError) -> FileError:
     """Say in one line why `path` cannot be written."""
     reason = problem.strerror or str(problem)
     return FileError(f"{path}: cannot be written: {reason}; choose a directory that you can write")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise `FileError` where `path` could not be written, leaving whatever is there."""
+    target = Path(path)
+    if target.is_dir():
+        raise FileError(f"{target}: is a directory; name a file in it")
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.is_dir():
+        raise FileError(f"{target}: cannot be written: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"{target}: cannot be written: choose a directory that you can write")

@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from fxprune.plan import Plan
-    from fxprune.rules.site import Coupling
-    from fxprune.targets import Target
+    from fxprune.targets import Discovery, Target
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,26 @@ def by_name(
 
 @dataclass(frozen=True)
 class Program:
-    """Carry a graph and, pass by pass, its coupling, targets, scores and plan.
+    """Carry a graph and, pass by pass, its discovery, scores, choice and plan.
 
-    `owned` says that the tensors are the program's own: until a pass has copied them they are the
-    caller's, and nothing may write to them.
+    `module` reads its tensors by `get_attr` until `restore` puts leaf modules back. Until a pass
+    has copied them the tensors are the caller's (`owned` is False), and nothing may write to them.
+    `facts` names what holds of the program: what passes require and ensure.
     """
 
     module: fx.GraphModule
     signature: Signature
     owned: bool = False
-    coupling: Coupling | None = None
-    targets: tuple[Target, ...] = ()
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    facts: frozenset[str] = frozenset({"captured"})
+    original: fx.GraphModule | None = None  # the graph before anything was removed
+    discovery: Discovery | None = None
+    selected: tuple[Target, ...] = ()
+    scores: tuple[Any, ...] = ()  # one array [units] a selected target
+    alive: Any = None  # bool [variables]: the choice of the allocation
     plan: Plan | None = None
-    original: fx.GraphModule | None = None
+    costs: Mapping[str, int] = field(default_factory=dict)  # counted before and after, by name
     notes: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what passes measured, by name
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def with_(self, **changes: Any) -> Program:
         """Return the program with some fields changed."""

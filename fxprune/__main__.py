@@ -1,0 +1,5 @@
+"""Run the command line: `python -m fxprune`."""
+
+from fxprune.cli import main
+
+main()

@@ -1,0 +1,240 @@
+"""The calls of the library: prune, analyze, run, save, load, export_onnx."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load, save as to_bytes
+from torch.export import ExportedProgram
+
+from fxprune import archive, onnx, pipeline
+from fxprune.capture import capture
+from fxprune.cost import Cost
+from fxprune.errors import ExportError, FileError
+from fxprune.plan import Plan
+from fxprune.program import Program, Signature
+from fxprune.report import Report
+from fxprune.slim import SlimModule
+from fxprune.spec import Spec
+from fxprune.targets import Discovery, Pinned, Target
+
+Model = torch.nn.Module | ExportedProgram
+Path_ = str | os.PathLike[str]
+
+
+def prune(
+    model: Model, spec: Spec | Mapping[str, Any] | str | Path, inputs: Any = None
+) -> SlimModule:
+    """Return a smaller module to use like `model`, which is left as it is.
+
+    `spec` says what to prune, by what and how much: a mapping, a `Spec`, or the path of a TOML or
+    JSON file. `inputs` is a tuple of example inputs, a dict of keyword arguments, or a pair of
+    both; an `ExportedProgram` brings its own. The result has a `report` and a `plan`.
+
+    Raises SpecError, InputError, CaptureError, ObjectiveError or VerifyError, each with one line
+    that names the place, the fact and the next step.
+    """
+    import passes  # the one late import: passes stand above what they are made of
+
+    wanted = Spec.of(spec)
+    program = pipeline.run(capture(model, inputs), passes.pruning(wanted))
+    return finished(program, wanted.to_dict())
+
+
+def run(model: Model, passes: str, inputs: Any = None) -> SlimModule:
+    """Run the named passes on a model, as in `"couple,score,allocate{ratio=0.5},shrink,restore"`.
+
+    What the passes leave undone of a module that can be used and saved is done after them.
+    """
+    import passes as _passes
+
+    steps = parse_passes(passes)
+    program = pipeline.run(capture(model, inputs), steps)
+    if "restored" not in program.facts:
+        program = pipeline.run(program, [_passes.PASSES["restore"]()])
+    return finished(program, {"passes": passes})
+
+
+def finished(program: Program, spec: Mapping[str, Any]) -> SlimModule:
+    """Return the module of a restored program, with its report, plan and signature."""
+    slim = cast(SlimModule, program.module)
+    slim.signature = program.signature
+    if program.plan is not None:
+        slim.plan = Plan(program.plan.kept, program.plan.targets, spec)
+        slim.report = Report.of(program)
+    return slim
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Hold what could be pruned of a model: nothing has been.
+
+    `coverage` is the share of parameters that lie in at least one unit of a target; `macs` are
+    multiply-accumulates for one example.
+    """
+
+    targets: tuple[Target, ...]
+    pinned: tuple[Pinned, ...]
+    coverage: float
+    parameters: int
+    macs: int
+    bytes: int
+    notes: tuple[str, ...]
+
+
+def analyze(model: Model, inputs: Any = None) -> Analysis:
+    """Return the targets of a model, what is pinned and why, and the coverage."""
+    from passes.couple import Couple
+
+    program = pipeline.run(capture(model, inputs), [Couple()])
+    discovery = cast(Discovery, program.discovery)
+    cost = Cost(program.module, discovery.coupling, program.signature.batch)
+    whole = cost.whole()
+    return Analysis(
+        discovery.targets,
+        discovery.pinned,
+        discovery.coverage,
+        cost.params(whole),
+        cost.macs(whole),
+        cost.bytes(whole),
+        program.notes,
+    )
+
+
+def save(slim: SlimModule, path: Path_) -> None:
+    """Write a pruned module with its plan and report as one `.pt2`, atomically.
+
+    Raises FileError where the file cannot be written.
+    """
+    signature = _signature(slim, None)
+    extra = {"fxprune.json": _described(slim, signature)}
+    if slim.plan is not None:
+        extra["fxprune.plan.json"] = slim.plan.to_json()
+        indices = to_bytes(slim.plan.tensors())
+        extra["fxprune.plan.safetensors"] = base64.b64encode(indices).decode()
+    if slim.report is not None:
+        extra["fxprune.report.json"] = slim.report.to_json()
+    archive.save_exported(_exported(slim, signature), path, extra)
+
+
+def load_module(path: Path_, *, trust: bool = False) -> SlimModule:
+    """Read a `.pt2` that `save` or `torch.export.save` wrote, as a module to use.
+
+    The file is looked into first; what would run code is refused unless `trust`.
+    Raises FileError or UntrustedFileError.
+    """
+    import passes
+
+    exported, extra = archive.load_exported(path, trust=trust)
+    program = pipeline.run(capture(exported), [passes.PASSES["restore"]()])
+    slim = finished(program, {})
+    try:
+        _describe(slim, extra)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path}: what fxprune wrote beside the program is damaged: {error}") from error
+    return slim
+
+
+def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx.ExportSummary:
+    """Write a module as one ONNX file, compared with the module in ONNX Runtime first.
+
+    A pruned module brings its example inputs; any other module needs `inputs`. The leading axis
+    is dynamic where the module allows it. Raises ExportError or FileError; no part of a file stays.
+    """
+    signature = _signature(model, inputs)
+    metadata = {"format": "1", "torch": torch.__version__}
+    if isinstance(model, SlimModule):
+        metadata["spec"] = json.dumps(dict(model.plan.spec) if model.plan is not None else {})
+        if model.report is not None:
+            costs = {k: v for k, v in model.report.to_dict().items() if k.endswith(("before", "after"))}
+            metadata["costs"] = json.dumps(costs)
+    shapes = signature.dynamic_shapes(model)
+    return onnx.export(
+        model, path, signature.args, signature.kwargs, dynamic_shapes=shapes, metadata=metadata
+    )
+
+
+def _signature(model: torch.nn.Module, inputs: Any) -> Signature:
+    known = model.signature if isinstance(model, SlimModule) else None
+    if inputs is None and isinstance(known, Signature):
+        return known
+    return capture(model, inputs).signature
+
+
+def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
+    modes = [(module, module.training) for module in slim.modules()]
+    slim.eval()
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                slim,
+                signature.args,
+                signature.kwargs,
+                dynamic_shapes=signature.dynamic_shapes(slim),
+                strict=False,
+            )
+    except Exception as error:  # the exporter raises what it likes
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(f"save: torch.export refuses the pruned module: {line}") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _described(slim: SlimModule, signature: Signature) -> str:
+    return json.dumps({"format": 1, "training": slim.training, "batch": signature.batch})
+
+
+def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
+    """Put back what `save` wrote beside the program."""
+    if "fxprune.json" in extra:
+        slim.train(bool(json.loads(extra["fxprune.json"])["training"]))
+    if "fxprune.plan.json" in extra:
+        tensors = load(base64.b64decode(extra["fxprune.plan.safetensors"]))
+        slim.plan = Plan.of(extra["fxprune.plan.json"], tensors)
+    if "fxprune.report.json" in extra:
+        slim.report = Report.from_json(extra["fxprune.report.json"])
+
+
+def analysis_json(analysis: Analysis) -> str:
+    """Return an analysis as JSON."""
+    data = {
+        "parameters": analysis.parameters,
+        "macs": analysis.macs,
+        "bytes": analysis.bytes,
+        "coverage": analysis.coverage,
+        "targets": [
+            {"name": t.name, "kind": t.kind, "units": len(t), "exact": t.exact, "why": t.why}
+            for t in analysis.targets
+        ],
+        "pinned": [vars(pinned) for pinned in analysis.pinned],
+        "notes": list(analysis.notes),
+    }
+    return json.dumps(data, indent=1)
+
+
+def parse_passes(text: str) -> tuple[pipeline.Pass, ...]:
+    """Parse a list of passes, every pass of the distribution known."""
+    import passes  # registers them
+
+    assert passes.PASSES
+    return pipeline.parse(text)
+
+
+def described_passes() -> list[tuple[str, str, str]]:
+    """Return the name, options and one line of every pass."""
+    import passes
+
+    described: list[tuple[str, str, str]] = []
+    for name, cls in sorted(passes.PASSES.items()):
+        listed = ", ".join(f"{o.name}: {o.type} = {o.default}" for o in pipeline.options(cls))
+        line = (cls.__doc__ or "").strip().splitlines()[0]
+        described.append((name, f"{{{listed}}}" if listed else "", line))
+    return described

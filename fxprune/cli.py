@@ -1,0 +1,186 @@
+"""The command line: inspect, prune, export, run, passes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fxprune import api, archive
+from fxprune.errors import FileError, FxpruneError, InputError
+from fxprune.examples import read_examples, shaped
+from fxprune.files import check_writable
+from fxprune.spec import Spec
+
+app = typer.Typer(
+    name="fxprune",
+    help="A pruning compiler for PyTorch: smaller, faster models, provably the same function.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelArg = Annotated[Path, typer.Argument(help="A .pt2 program, or a pickled .pt/.pth module.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a file that can run code.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--input-shape", help="Shape of one example input, as in 2,3,224,224[:int64]."),
+]
+Example = Annotated[
+    Path | None, typer.Option("--example", help="Example inputs: .pt, .safetensors, .npy or .npz.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="What to write: .onnx or .pt2.")]
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line on standard error and status 2."""
+    try:
+        app()
+    except FxpruneError as error:
+        line = " ".join(str(error).split())
+        print(f"fxprune: error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _load(model: Path, trust: bool, shapes: list[str] | None, example: Path | None) -> Any:
+    """Return the model in a file and example inputs for it."""
+    if shapes and example:
+        raise InputError("--input-shape, --example: give one of the two")
+    inputs = None
+    if example:
+        inputs = read_examples(example)
+    elif shapes:
+        inputs = tuple(shaped(text) for text in shapes)
+    if not model.exists():
+        raise FileError(f"{model}: there is no such file")
+    if model.suffix == ".pt2":
+        return archive.load_exported(model, trust=trust)[0], inputs
+    if model.suffix not in (".pt", ".pth"):
+        raise FileError(f"{model}: not a model: a .pt2 program or a .pt/.pth module is needed")
+    loaded = archive.load_pickled_module(model, trust=trust)
+    signature = getattr(loaded, "signature", None)
+    if inputs is None and signature is not None:
+        inputs = (signature.args, signature.kwargs)
+    if inputs is None:
+        raise InputError(f"{model}: a pickled module needs --input-shape or --example")
+    return loaded, inputs
+
+
+def _check_output(output: Path) -> None:
+    """Refuse an output that could not be written before any work is done."""
+    if output.suffix not in (".onnx", ".pt2"):
+        raise FileError(f"{output}: the name must end in .onnx or .pt2")
+    if output.is_dir():
+        raise FileError(f"{output}: is a directory; name a file in it")
+    check_writable(output)
+
+
+def _write(slim: Any, output: Path) -> None:
+    if output.suffix == ".onnx":
+        api.export_onnx(slim, output)
+    else:
+        api.save(slim, output)
+    print(f"wrote {output} ({output.stat().st_size:,} bytes)")
+
+
+@app.command()
+def inspect(
+    model: ModelArg,
+    trust: Trust = False,
+    input_shape: Shapes = None,
+    example: Example = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the targets of a model, what is pinned and why, and the coverage."""
+    loaded, inputs = _load(model, trust, input_shape, example)
+    analysis = api.analyze(loaded, inputs)
+    if json:
+        print(api.analysis_json(analysis))
+        return
+    console = Console()
+    table = Table("target", "kind", "units", "exact")
+    for target in analysis.targets:
+        exact = "yes" if target.exact else f"no: {target.why}"
+        table.add_row(escape(target.name), target.kind, str(len(target)), escape(exact))
+    console.print(table)
+    for pinned in analysis.pinned:
+        print(pinned)
+    for note in analysis.notes:
+        print(f"note: {note}")
+    print(
+        f"{analysis.parameters:,} parameters, {analysis.macs:,} MACs; "
+        f"{analysis.coverage:.2%} of the parameters lie in at least one prunable unit"
+    )
+
+
+@app.command()
+def prune(
+    model: ModelArg,
+    spec: Annotated[Path, typer.Option("--spec", help="What to prune: a TOML or JSON file.")],
+    output: Output,
+    trust: Trust = False,
+    input_shape: Shapes = None,
+    example: Example = None,
+) -> None:
+    """Prune a model to a specification and write what is left."""
+    _check_output(output)
+    wanted = Spec.of(spec)
+    loaded, inputs = _load(model, trust, input_shape, example)
+    slim = api.prune(loaded, wanted, inputs)
+    _write(slim, output)
+    print(slim.report)
+
+
+@app.command()
+def export(
+    model: ModelArg,
+    output: Output,
+    trust: Trust = False,
+    input_shape: Shapes = None,
+    example: Example = None,
+) -> None:
+    """Write a model as one ONNX file, checked in ONNX Runtime, without pruning it."""
+    if output.suffix != ".onnx":
+        raise FileError(f"{output}: the name must end in .onnx")
+    _check_output(output)
+    loaded, inputs = _load(model, trust, input_shape, example)
+    _write(api.run(loaded, "restore", inputs), output)
+
+
+@app.command()
+def run(
+    model: ModelArg,
+    passes: Annotated[
+        str, typer.Option("--passes", help='As in "couple,score,allocate{ratio=0.5},shrink".')
+    ],
+    output: Output,
+    trust: Trust = False,
+    input_shape: Shapes = None,
+    example: Example = None,
+) -> None:
+    """Run passes on a model and write the result."""
+    _check_output(output)
+    api.parse_passes(passes)
+    loaded, inputs = _load(model, trust, input_shape, example)
+    slim = api.run(loaded, passes, inputs)
+    _write(slim, output)
+    if slim.report is not None:
+        print(slim.report)
+
+
+@app.command(name="passes")
+def list_passes() -> None:
+    """List every pass with its options and one line on each."""
+    for name, options, line in api.described_passes():
+        print(f"{name}{options}\n    {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Passes and pipelines: what a pass promises, how passes are named, parsed and run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from fxprune.errors import PassError, SpecError
+from fxprune.program import Program
+
+
+class Pass(Protocol):
+    """Turn a program into a program. Its dataclass fields are its options everywhere."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]
+    ensures: ClassVar[tuple[str, ...]]
+
+    def __call__(self, program: Program) -> Program:
+        """Return the program with the pass's promise kept."""
+
+
+PASSES: dict[str, type[Any]] = {}
+P = TypeVar("P", bound=type[Any])
+
+
+def register(name: str) -> Callable[[P], P]:
+    """Register a frozen dataclass as the pass `name`."""
+
+    def decorate(cls: P) -> P:
+        cls.name = name
+        PASSES[name] = cls
+        return cls
+
+    return decorate
+
+
+def run(program: Program, passes: Sequence[Pass]) -> Program:
+    """Run passes in order; an error says which pass lacks what, and which pass provides it."""
+    for one in passes:
+        for fact in one.requires:
+            if fact not in program.facts:
+                raise PassError(
+                    f"{one.name}: needs a program that is {fact}; put {_provider(fact)} before it"
+                )
+        began = time.perf_counter()
+        program = one(program)
+        spent = {**program.seconds, one.name: time.perf_counter() - began}
+        facts = program.facts | set(one.ensures)
+        program = program.with_(facts=facts, seconds=spent)
+    return program
+
+
+def _provider(fact: str) -> str:
+    names = [name for name, cls in PASSES.items() if fact in cls.ensures]
+    return " or ".join(names) or "another pass"
+
+
+@dataclass(frozen=True)
+class Option:
+    """Describe one option of a pass: its name, type and default as text, and what it is."""
+
+    name: str
+    type: str
+    default: str
+
+
+def options(cls: type[Any]) -> tuple[Option, ...]:
+    """Return the options of a pass, read off its dataclass fields."""
+    return tuple(Option(f.name, str(f.type), repr(f.default)) for f in fields(cls))
+
+
+def parse(text: str) -> tuple[Pass, ...]:
+    """Parse `"couple,score{metric=l2},allocate{ratio=0.5},shrink"` into passes.
+
+    Raises SpecError where a pass or an option is unknown, or a value has the wrong type.
+    """
+    if not re.fullmatch(r"\s*\w+\s*(\{[^{}]*\})?\s*(,\s*\w+\s*(\{[^{}]*\})?\s*)*", text):
+        raise SpecError(
+            f'passes: "{text}" is not a list of passes; write name or name{{option=value}}, '
+            "separated by commas"
+        )
+    found = re.findall(r"(\w+)\s*(?:\{([^{}]*)\})?", re.sub(r"\s+", " ", text))
+    return tuple(make(name, _pairs(name, inside)) for name, inside in _calls(found))
+
+
+def _calls(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, inside) for name, inside in found if name]
+
+
+def _pairs(name: str, inside: str) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in inside.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise SpecError(f'passes.{name}: "{part}" is not option=value')
+        listed = [piece for piece in value.strip().split("|") if piece]
+        pairs[key.strip()] = listed if "|" in value else value.strip()
+    return pairs
+
+
+def make(name: str, given: Mapping[str, Any]) -> Pass:
+    """Return the pass `name` with options of the right types."""
+    cls = PASSES.get(name)
+    if cls is None:
+        raise SpecError(f"passes: {unknown('pass', name, PASSES)}")
+    known = [f.name for f in fields(cls)]
+    for key in given:
+        if key not in known:
+            raise SpecError(f"passes.{name}: {unknown('option', key, known)}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(given))  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SpecError(
+            f"passes.{name}.{place}: {first['input']!r} is refused: {first['msg']}"
+        ) from None
+
+
+def unknown(what: str, name: str, known: Any) -> str:
+    """Say that a name is unknown, what is near it, and what is legal."""
+    near = get_close_matches(str(name), list(known), 1)
+    guess = f'; did you mean "{near[0]}"?' if near else ";"
+    return f'unknown {what} "{name}"{guess} known: {", ".join(known) or "none"}'

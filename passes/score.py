@@ -1,0 +1,32 @@
+"""score: tell how much each unit matters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fxprune.errors import SpecError
+from fxprune.metrics import METRICS
+from fxprune.pipeline import register, unknown
+from fxprune.program import Program
+
+
+@register("score")
+@dataclass(frozen=True)
+class Score:
+    """Score every unit of the selected targets by a metric."""
+
+    metric: str = "l2"
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ("coupled",)
+    ensures: ClassVar[tuple[str, ...]] = ("scored",)
+
+    def __call__(self, program: Program) -> Program:
+        """Return the program with one array of scores a target."""
+        if self.metric not in METRICS:
+            raise SpecError(f"metric: {unknown('metric', self.metric, METRICS)}")
+        assert program.discovery is not None
+        coupling = program.discovery.coupling
+        scores = METRICS[self.metric]().score(program.module, coupling, program.selected)
+        return program.with_(scores=tuple(scores))
