@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError
 from fxprune.program import Program, Signature, attribute, emptied, set_tensor
+from fxprune.training_only import attach, watched
 
 REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
@@ -35,10 +36,12 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
             f"and this is a {type(model).__name__}"
         )
     args, kwargs = arguments(inputs)
-    with _evaluating(model) as training, _quiet():
+    with _evaluating(model) as training, _quiet(), watched(model) as readers:
         exported, signature, notes = _export(model, args, kwargs)
-    signature = Signature(**{**signature, "training": training})
-    return _program(exported, signature, notes)
+    program = _program(exported, Signature(**{**signature, "training": training}), notes)
+    attach(program.module.graph, model)
+    program.module.recompile()
+    return program.noted(*_unseen(program.module.graph, model, readers))
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -54,6 +57,24 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], dict):
         return tuple(inputs[0]), dict(inputs[1])
     return tuple(inputs), {}
+
+
+def _unseen(graph: fx.Graph, model: torch.nn.Module, readers: set[str]) -> list[str]:
+    """Say which modules may do something in training that the graph does not show."""
+    shown: set[str] = set()
+    for node in graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        flags = getattr(getattr(node.target, "_schema", None), "arguments", ())
+        follows = any(flag.name in ("train", "training", "use_input_stats") for flag in flags)
+        if stack and (follows or node.meta.get("module") is not None):
+            shown.add(stack[-1][0])
+    hidden: dict[str, int] = {}
+    for path in readers - shown:
+        name = type(model.get_submodule(path)).__name__
+        hidden[name] = hidden.get(name, 0) + 1
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(hidden.items()))
+    text = f"{listed}: what these do only in training mode is not captured; .train() leaves it out"
+    return [text] if hidden else []
 
 
 @contextmanager
@@ -72,17 +93,14 @@ def _evaluating(model: torch.nn.Module) -> Iterator[bool]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings and logs to itself: its errors are reported by us."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)
 
 
 def _export(

@@ -1,0 +1,93 @@
+"""Modules that do something only in training, such as stochastic depth: keep them in the graph.
+
+In evaluation mode they hand their input on, and a trace shows nothing of them. While a model is
+captured, a marker operator stands where such a module was called, so that it can be put back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+NAMESPACE = "fxprune"
+
+
+@torch.library.custom_op(f"{NAMESPACE}::training_only", mutates_args=())
+def training_only(x: torch.Tensor, path: str) -> torch.Tensor:
+    """Stand for the call of the module at `path`, which hands `x` on in evaluation mode."""
+    return x.clone()
+
+
+@training_only.register_fake
+def _(x: torch.Tensor, path: str) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[set[str]]:
+    """Put markers while the model runs in evaluation mode; yield the modules that read `training`.
+
+    A module gets a marker when it owns no tensors and no children, reads `training`, and returns
+    the very tensor it was given.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    readers: set[str] = set()
+
+    running: list[bool] = []
+
+    def read(module: nn.Module) -> bool:
+        if running:  # the exporter reads it too, before and after the forward
+            readers.add(names.get(id(module), ""))
+        return bool(module.__dict__["training"])
+
+    def write(module: nn.Module, mode: bool) -> None:
+        module.__dict__["training"] = mode
+
+    def mark(module: nn.Module, args: Any, output: Any) -> Any:
+        name = names.get(id(module), "")
+        if name in readers and args and output is args[0] and isinstance(output, torch.Tensor):
+            return training_only(output, name)
+        return output
+
+    bare = [m for m in model.modules() if m is not model and not any(True for _ in _owned(m))]
+    handles = [module.register_forward_hook(mark) for module in bare]
+    handles.append(model.register_forward_pre_hook(lambda *_: running.append(True)))
+    handles.append(model.register_forward_hook(lambda *_: running.clear()))
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield readers
+    finally:
+        del nn.Module.training
+        for handle in handles:
+            handle.remove()
+
+
+def _owned(module: nn.Module) -> Iterator[object]:
+    yield from module.children()
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+
+
+def attach(graph: fx.Graph, model: nn.Module) -> None:
+    """Give every marker a copy of its module, in `meta["module"]`.
+
+    A module that shows in the trace by itself, as a dropout does, needs no marker.
+    """
+    copies: dict[str, nn.Module] = {}
+    for node in list(graph.nodes):
+        if node.target is torch.ops.fxprune.training_only.default:
+            path = str(node.args[1])
+            given = node.args[0]
+            stack = list((given.meta.get("nn_module_stack") or {}).values())
+            if stack and stack[-1][0] == path:
+                node.replace_all_uses_with(given)
+                graph.erase_node(node)
+                continue
+            if path not in copies:
+                copies[path] = copy.deepcopy(model.get_submodule(path))
+            node.meta["module"] = copies[path]
