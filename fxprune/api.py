@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load, save as to_bytes
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
 from torch.export import ExportedProgram
 
 from fxprune import archive, onnx, pipeline
@@ -138,7 +139,9 @@ def load_module(path: Path_, *, trust: bool = False) -> SlimModule:
     try:
         _describe(slim, extra)
     except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{path}: what fxprune wrote beside the program is damaged: {error}") from error
+        raise FileError(
+            f"{path}: what fxprune wrote beside the program is damaged: {error}"
+        ) from error
     return slim
 
 
@@ -153,7 +156,9 @@ def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx
     if isinstance(model, SlimModule):
         metadata["spec"] = json.dumps(dict(model.plan.spec) if model.plan is not None else {})
         if model.report is not None:
-            costs = {k: v for k, v in model.report.to_dict().items() if k.endswith(("before", "after"))}
+            costs = {
+                k: v for k, v in model.report.to_dict().items() if k.endswith(("before", "after"))
+            }
             metadata["costs"] = json.dumps(costs)
     shapes = signature.dynamic_shapes(model)
     return onnx.export(

@@ -116,9 +116,7 @@ def _near(achieved: float, goal: float) -> bool:
     return abs(achieved - goal) <= TOLERANCE * goal
 
 
-def _ranks(
-    size: int, targets: Sequence[Target], scores: Sequence[Scores]
-) -> NDArray[np.float64]:
+def _ranks(size: int, targets: Sequence[Target], scores: Sequence[Scores]) -> NDArray[np.float64]:
     """Return the rank of each unit within its target, in [0, 1]; what is no unit ranks highest."""
     rank = np.full(size, np.inf)
     for target, score in zip(targets, scores, strict=True):

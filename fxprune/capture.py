@@ -47,13 +47,17 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return example inputs as positional and keyword arguments."""
     if inputs is None:
-        raise InputError("inputs: example inputs are needed to trace a module; give a tuple of them")
+        raise InputError(
+            "inputs: example inputs are needed to trace a module; give a tuple of them"
+        )
     if isinstance(inputs, torch.Tensor):
         return (inputs,), {}
     if isinstance(inputs, dict):
         return (), dict(inputs)
     if not isinstance(inputs, (tuple, list)):
-        raise InputError(f"inputs: a tuple of example inputs is needed, not {type(inputs).__name__}")
+        raise InputError(
+            f"inputs: a tuple of example inputs is needed, not {type(inputs).__name__}"
+        )
     if len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], dict):
         return tuple(inputs[0]), dict(inputs[1])
     return tuple(inputs), {}
@@ -205,18 +209,19 @@ def _line(error: BaseException | None) -> str:
 
 def _from_exported(exported: ExportedProgram) -> Program:
     if exported.example_inputs is None:
-        raise InputError("inputs: this ExportedProgram holds no example inputs; export it with them")
+        raise InputError(
+            "inputs: this ExportedProgram holds no example inputs; export it with them"
+        )
     args, kwargs = exported.example_inputs
     batch = next(
-        (leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)), None
+        (leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)),
+        None,
     )
     _, found, notes = _settled(exported, tuple(args), dict(kwargs), batch or 1)
     return _program(exported, Signature(**found), notes)
 
 
-def _program(
-    exported: ExportedProgram, signature: Signature, notes: tuple[str, ...]
-) -> Program:
+def _program(exported: ExportedProgram, signature: Signature, notes: tuple[str, ...]) -> Program:
     with _quiet():
         module = exported.module(check_guards=False)
     _share(exported, module)
@@ -274,7 +279,9 @@ def inline_regions(module: fx.GraphModule) -> None:
         if getattr(node.target, "__name__", "") not in REGIONS:
             continue
         body_at = next(
-            k for k, arg in enumerate(node.args) if isinstance(arg, fx.Node) and arg.op == "get_attr"
+            k
+            for k, arg in enumerate(node.args)
+            if isinstance(arg, fx.Node) and arg.op == "get_attr"
         )
         read = node.args[body_at]
         body = attribute(module, str(read.target))

@@ -25,6 +25,14 @@ class Product:
     args: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]  # operand name -> indices into Cost.axes
 
+    def count(self, counts: list[int]) -> int:
+        """Return the multiply-accumulates of the node, `counts` being the size of every axis."""
+
+        def shape(name: str) -> tuple[int, ...]:
+            return tuple(counts[axis] for axis in self.shapes[name])
+
+        return self.macs(shape, self.args)
+
 
 class Cost:
     """Count what is kept. Every distinct guard array is normalised and counted once a query."""
@@ -82,19 +90,12 @@ class Cost:
 
     def counts(self, alive: Mask) -> list[int]:
         """Return how many indices of every axis are kept."""
-        return [
-            int(alive[g].all(axis=1).sum()) if g.shape[1] else len(g) for g in self.axes
-        ]
+        return [int(alive[g].all(axis=1).sum()) if g.shape[1] else len(g) for g in self.axes]
 
     def macs(self, alive: Mask) -> int:
         """Return multiply-accumulates for one example."""
         counts = self.counts(alive)
-        total = 0
-        for product in self.products:
-            total += product.macs(
-                lambda name, shapes=product.shapes: tuple(counts[a] for a in shapes[name]),
-                product.args,
-            )
+        total = sum(product.count(counts) for product in self.products)
         return total // self._batch
 
     def params(self, alive: Mask) -> int:

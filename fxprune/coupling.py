@@ -18,7 +18,7 @@ from fxprune.rules.site import Coupling, Site, TensorGuard, Value, shape_of, ten
 
 def rule_for(target: Any) -> Rule | None:
     """Return the rule of an operator, or None where there is none."""
-    rule = RULES.get(target)
+    rule = RULES.get(target) or RULES.get(str(target))
     if rule is None and is_pointwise(target):
         return POINTWISE
     return rule
@@ -92,9 +92,9 @@ def _unruled(node: fx.Node, coupling: Coupling) -> Value:
 
 def _pin(coupling: Coupling, value: Value, node: str, text: str) -> bool:
     if isinstance(value, tuple):
-        return any([_pin(coupling, one, node, text) for one in value])
+        return any(_pin(coupling, one, node, text) for one in value)
     dims = value.dims if value is not None else ()
-    return any([coupling.guards.pin(g, Reason(node, text)) for g in dims])
+    return any(coupling.guards.pin(g, Reason(node, text)) for g in dims)
 
 
 def _unzero(value: Value) -> Value:

@@ -32,7 +32,7 @@ class PassError(FxpruneError):
 
 
 class ObjectiveError(FxpruneError):
-    """Report an objective that the prunable targets cannot reach, with the nearest that they can."""
+    """Report an objective that the targets cannot reach, with the nearest that they can."""
 
 
 class VerifyError(FxpruneError):

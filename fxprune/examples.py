@@ -15,7 +15,18 @@ from fxprune.errors import FileError, InputError
 
 DTYPES = {
     name: getattr(torch, name)
-    for name in "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+    for name in [
+        "float32",
+        "float64",
+        "float16",
+        "bfloat16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+    ]
 }
 
 

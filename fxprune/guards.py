@@ -218,7 +218,7 @@ class Guards:
         """Define each `x` by its row; what is repeated or circular waits for the next round."""
         x, first = np.unique(x, return_index=True)
         rows = rows[first]
-        ready = ~np.isin(rows, x).any(axis=1)
+        ready: Mask = np.logical_not(np.isin(rows, x).any(axis=1))
         if not ready.any():
             ready[0] = True  # one definition over free variables is never circular
         x, rows = x[ready], rows[ready]
@@ -302,7 +302,7 @@ def _pack(g: Ids) -> Ids:
 
 
 def _cancel(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    """Drop the rows that are equal as sets, and from the others the factors that both sides have."""
+    """Drop the rows that are equal as sets, and from the others the factors of both sides."""
     if a.shape == b.shape and np.array_equal(a, b):
         return a[:0], b[:0]
     both_a = (a[:, :, None] == b[:, None, :]).any(axis=2)

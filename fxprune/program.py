@@ -121,9 +121,7 @@ def source_line(node: fx.Node) -> str:
     return best
 
 
-def set_tensor(
-    root: torch.nn.Module, path: str, value: Any, persistent: bool = True
-) -> None:
+def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = True) -> None:
     """Set a tensor at a dotted path, making plain containers on the way."""
     *owners, leaf = path.split(".")
     at = root

@@ -17,7 +17,7 @@ from fxprune.rules.site import Coupling, Edit, Kept, TensorGuard
 def kept_indices(
     module: fx.GraphModule, coupling: Coupling, alive: Mask
 ) -> dict[str, tuple[torch.Tensor, ...]]:
-    """Return the kept indices of every axis of every tensor the graph reads, under all its names."""
+    """Return the kept indices of every axis of every tensor that the graph reads, by name."""
     kept = Kept(coupling.guards, alive)
     names = aliases(module)
     indices: dict[str, tuple[torch.Tensor, ...]] = {}

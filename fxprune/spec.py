@@ -1,4 +1,4 @@
-"""What a user asks for: one validated specification from Python, TOML, YAML-free JSON or a name."""
+"""What a user asks for: one validated specification, from Python, TOML or JSON."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class AllocationSpec(_Strict):
     """Name the allocation and bound what it may take from one target."""
 
     name: str = "uniform"
-    min_keep: int = Field(1, ge=1)
-    max_ratio: float = Field(1.0, ge=0.0, le=1.0)
-    round_to: int = Field(1, ge=1)
+    min_keep: int = Field(default=1, ge=1)
+    max_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
+    round_to: int = Field(default=1, ge=1)
 
 
 class ObjectiveSpec(_Strict):
     """Say how much: the `ratio` of units to remove, or the share of `params` or `macs` to keep."""
 
-    ratio: float | None = Field(None, ge=0.0, lt=1.0)
-    params: float | None = Field(None, gt=0.0, le=1.0)
-    macs: float | None = Field(None, gt=0.0, le=1.0)
+    ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
+    params: float | None = Field(default=None, gt=0.0, le=1.0)
+    macs: float | None = Field(default=None, gt=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _one(self) -> ObjectiveSpec:
@@ -73,7 +73,7 @@ class ObjectiveSpec(_Strict):
 
 
 class Spec(_Strict):
-    """Say what to prune (target), by what (metric), from where (allocation), and how much (objective).
+    """Say what to prune, by which metric and allocation, and how much.
 
     >>> Spec.of({"objective": {"macs": 0.5}}).objective.chosen
     ('macs', 0.5)

@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Pinned:
-    """Say what stays: a parameter axis, why, at which operator, and where that stands in the code."""
+    """Say what stays: a parameter axis, why, at which operator, and at which line of code."""
 
     unit: str
     reason: str
@@ -130,7 +130,9 @@ class Discovery:
                     signature[ids] += salt + counts.astype(np.uint64) * (odd | np.uint64(1))
         units = np.flatnonzero(signature)
         _, label = np.unique(signature[units], return_inverse=True)
-        groups = np.split(units[np.argsort(label, kind="stable")], np.cumsum(np.bincount(label))[:-1])
+        groups = np.split(
+            units[np.argsort(label, kind="stable")], np.cumsum(np.bincount(label))[:-1]
+        )
         return self._named([group for group in groups if len(group) > 1])
 
     def _named(self, groups: list[Ids]) -> tuple[Target, ...]:
@@ -194,7 +196,7 @@ class Discovery:
         guards, counts = self.coupling.guards, dict[str, int]()
         fixed = np.ones(len(axis.raw), dtype=bool)
         if axis.guard.shape[1]:
-            fixed = ~axis.guard.any(axis=1)
+            fixed = np.logical_not(axis.guard.any(axis=1))
         for reason in guards.why(axis.raw[fixed]):
             counts[str(reason)] = counts.get(str(reason), 0) + 1
         return counts

@@ -36,7 +36,7 @@ class Allocate:
     ensures: ClassVar[tuple[str, ...]] = ("planned",)
 
     def __call__(self, program: Program) -> Program:
-        """Return the program with its plan; raises ObjectiveError where the goal is out of reach."""
+        """Return the program with its plan; raises ObjectiveError for a goal out of reach."""
         objective, goal = self._objective()
         if self.allocation not in ALLOCATORS:
             raise SpecError(f"allocation: {unknown('allocation', self.allocation, ALLOCATORS)}")

@@ -13,7 +13,7 @@ from fxprune.shrinking import shrink
 @register("shrink")
 @dataclass(frozen=True)
 class Shrink:
-    """Cut tensors to the kept indices and rewrite the graph's constants; the original is untouched."""
+    """Cut tensors to the kept indices and rewrite the graph's constants, in a new module."""
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("coupled", "planned")

@@ -24,7 +24,8 @@ class Verify:
 
     def __call__(self, program: Program) -> Program:
         """Return the program; raises VerifyError where shapes, or exact numbers, differ."""
-        assert program.plan is not None and program.original is not None
+        assert program.plan is not None
+        assert program.original is not None
         cut = [target for target in program.plan.targets if target.kept < target.units]
         exact = all(target.exact for target in cut)
         error = difference(program.original, program.module, program.plan, program.signature)

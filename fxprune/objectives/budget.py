@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from fxprune.cost import Cost
 from fxprune.guards import Mask
-from fxprune.objectives.registry import objective
+from fxprune.objectives.registry import Objective, objective
 
 
 @objective("params")
 @dataclass(frozen=True)
-class Params:
+class Params(Objective):
     """Keep the share `goal` of the parameters."""
-
-    goal: float
 
     def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
         """Return kept parameters over all parameters."""
@@ -23,10 +21,8 @@ class Params:
 
 @objective("macs")
 @dataclass(frozen=True)
-class Macs:
+class Macs(Objective):
     """Keep the share `goal` of the multiply-accumulates."""
-
-    goal: float
 
     def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
         """Return kept MACs over all MACs."""
@@ -35,10 +31,8 @@ class Macs:
 
 @objective("ratio")
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(Objective):
     """Remove the share `1 - goal` of the units of the selected targets."""
-
-    goal: float
 
     def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
         """Return the share of units kept."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from fxprune.cost import Cost
 from fxprune.guards import Mask
 
 
-class Objective(Protocol):
-    """Measure a choice of units against what was asked: 1 is the whole model."""
+@dataclass(frozen=True)
+class Objective(ABC):
+    """Measure a choice of units against the share `goal` that is to be kept: 1 is the whole."""
 
     goal: float
 
+    @abstractmethod
     def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
-        """Return the share that is left; `gone` is the share of units that leave."""
+        """Return the share that is left; `gone` is the sparsity ratio of the choice."""
 
 
 OBJECTIVES: dict[str, type[Objective]] = {}
