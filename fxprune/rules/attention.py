@@ -36,7 +36,10 @@ def attention(site: Site) -> TensorGuard:
     mask = site.optional("attn_mask")
     if mask is not None:
         _masked(site, mask, [*batch, q.dims[-2], k.dims[-2]])
-    heads = v.zero[-3] if len(v.zero) > 2 else False
+    if site.args.get("is_causal"):
+        for g in (q.dims[-2], k.dims[-2]):
+            site.pin(g, "the causal mask compares positions along this axis")
+    heads = len(v.zero) > 2 and v.zero[-3] and len(v.dims[-3]) != 1
     zeros = [False] * max(0, len(batch) - 1) + [heads] * bool(batch) + [False, v.zero[-1]]
     return TensorGuard((*batch, q.dims[-2], v.dims[-1]), tuple(zeros))
 

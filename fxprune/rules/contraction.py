@@ -37,8 +37,15 @@ rule(
     roles={"i": "feature", "o": "feature"},
 )
 rule(
-    [aten.conv1d.default, aten.conv2d.default, aten.conv3d.default],
-    "n (g i) *, (g o) i *, (g o)? -> n (g o) *",
+    [
+        aten.conv1d.default,
+        aten.conv2d.default,
+        aten.conv3d.default,
+        aten.conv1d.padding,
+        aten.conv2d.padding,
+        aten.conv3d.padding,
+    ],
+    "... (g i) *, (g o) i *, (g o)? -> ... (g o) *",
     g="groups",
     macs=_conv,
     roles={"g": "group", "i": "channel", "o": "channel"},
@@ -49,7 +56,7 @@ rule(
         aten.conv_transpose2d.input,
         aten.conv_transpose3d.input,
     ],
-    "n (g i) *, (g i) o *, (g o)? -> n (g o) *",
+    "... (g i) *, (g i) o *, (g o)? -> ... (g o) *",
     g="groups",
     macs=_deconv,
     roles={"g": "group", "i": "channel", "o": "channel"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.guards import outer
+from fxprune.guards import outer, true
 from fxprune.rules.pattern import rule
 from fxprune.rules.registry import couples, rewrites
 from fxprune.rules.site import Edit, Site, TensorGuard

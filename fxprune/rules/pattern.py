@@ -61,27 +61,39 @@ class Bound:
     letters: dict[str, Ids] = field(default_factory=dict)
     leading: list[Ids] = field(default_factory=list)  # what `...` stands for, aligned right
     zero: dict[str, bool] = field(default_factory=dict)  # letter -> dropped slice is zero
-    carriers: dict[str, int] = field(default_factory=dict)
+    spatial: int | None = None  # how many axes `*` stands for, where `...` leaves it open
+
+    def measure(self, axes: tuple[Axis, ...], value: TensorGuard) -> None:
+        """Learn how many axes `*` stands for from an operand without `...`."""
+        if ("*",) in axes and ("...",) not in axes:
+            self.spatial = len(value.dims) - (len(axes) - 1)
+
+    def _wild(self, axes: tuple[Axis, ...], rank: int) -> dict[str, int]:
+        """Return how many axes `...` and `*` stand for in an operand or result of this rank."""
+        wild = rank - sum(axis not in (("...",), ("*",)) for axis in axes)
+        if ("...",) in axes and ("*",) in axes:
+            return {"*": self.spatial or 0, "...": wild - (self.spatial or 0)}
+        return {"*": wild, "...": wild}
 
     def read(self, axes: tuple[Axis, ...], value: TensorGuard, factor: bool) -> None:
         """Couple one operand; `factor` operands multiply, the others are added."""
         dims, zeros = list(value.dims), list(value.zero)
-        wild = len(dims) - sum(axis not in (("...",), ("*",)) for axis in axes)
+        wild = self._wild(axes, len(dims))
+        zeros = [zero and g.shape[1] > 0 for zero, g in zip(zeros, dims, strict=True)]
         seen: dict[str, bool] = {}
         at = 0
         for axis in axes:
+            n = wild.get(axis[0], 1)
             if axis == ("...",):
-                self._lead(dims[at : at + wild])
-                seen |= {f"...{k - wild}": zeros[at + k] for k in range(wild)}
-                at += wild
+                self._lead(dims[at : at + n])
+                seen |= {f"...{k - n}": zeros[at + k] for k in range(n)}
             elif axis == ("*",):
-                for g in dims[at : at + wild]:
+                for g in dims[at : at + n]:
                     self.site.pin(g, "a spatial or kernel axis keeps its size")
-                at += wild
             else:
                 self._take(axis, dims[at])
                 seen |= {letter: zeros[at] for letter in axis}
-                at += 1
+            at += n
         self._zeros(seen, factor)
 
     def _lead(self, dims: list[Ids]) -> None:
@@ -124,14 +136,15 @@ class Bound:
     def result(self, axes: tuple[Axis, ...], out: torch.Tensor) -> TensorGuard:
         """Return the guards of the result, shaped like `out`."""
         sizes, dims, zeros = shape_of(out), list[Ids](), list[bool]()
-        wild = len(sizes) - sum(axis not in (("...",), ("*",)) for axis in axes)
+        wild = self._wild(axes, len(sizes))
         for axis in axes:
+            n = wild.get(axis[0], 1)
             if axis == ("...",):
-                dims += self.leading[len(self.leading) - wild :] if wild else []
-                zeros += [self.zero.get(f"...{k - wild}", False) for k in range(wild)]
+                dims += self.leading[len(self.leading) - n :] if n else []
+                zeros += [self.zero.get(f"...{k - n}", False) for k in range(n)]
             elif axis == ("*",):
-                dims += [true(size) for size in sizes[len(dims) : len(dims) + wild]]
-                zeros += [False] * wild
+                dims += [true(size) for size in sizes[len(dims) : len(dims) + n]]
+                zeros += [False] * n
             elif axis == ("_",):
                 dims.append(true(sizes[len(dims)]))
                 zeros.append(False)
@@ -150,7 +163,7 @@ class Bound:
 class PatternRule:
     """Couple and rewrite by a pattern; `counts` maps letters to the arguments that hold their size.
 
-    A letter in `approximate` is one whose statistics the operator takes, so that dropping is not
+    Groups of one input channel each are channels. A letter in `approximate` is one whose statistics the operator takes, so that dropping is not
     zeroing. `elementwise` operators keep a zero only where a weight and its bias both make one.
     """
 
@@ -166,6 +179,9 @@ class PatternRule:
         pattern = parse(self.text)
         sizes = {letter: int(site.args[name]) for letter, name in self.counts.items()}
         bound = Bound(site, sizes)
+        for name, axes in zip(self.operands, pattern.operands, strict=True):
+            if (value := site.optional(name)) is not None:
+                bound.measure(axes, value)
         for added in (False, True):
             for name, axes, optional in zip(
                 self.operands, pattern.operands, pattern.optional, strict=True
@@ -178,7 +194,8 @@ class PatternRule:
         if self.affine:
             self._affine(site, bound)
         for letter, kind in self.roles.items():
-            site.role(bound.letters[letter], kind)
+            alone = kind == "group" and len(bound.letters.get("i", ())) == 1
+            site.role(bound.letters[letter], "channel" if alone else kind)
         return bound.result(pattern.result, site.out())
 
     def _affine(self, site: Site, bound: Bound) -> None:
@@ -209,6 +226,9 @@ class PatternRule:
 def contract(site: Site, bound: Bound, result: tuple[Axis, ...], approximate: str) -> None:
     """Mark the letters that are summed over without a zero, and those declared approximate."""
     out = {letter for axis in result for letter in axis}
+    for k, g in enumerate(bound.leading if ("...",) not in result else (), -len(bound.leading)):
+        if not bound.zero.get(f"...{k}", False):
+            site.approximate(g, f"{site.node.target} sums over this axis, and it is not zero there")
     for letter, g in bound.letters.items():
         if letter in approximate:
             site.approximate(g, f"{site.node.target} takes statistics over this axis")

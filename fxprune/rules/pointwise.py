@@ -1,50 +1,43 @@
 """Operators that act on each element alone: every aligned axis of the operands is one axis.
 
 Torch tags most of them (`torch.Tag.pointwise`); in-place forms and the rest are listed by name.
-What matters beyond the coupling is where zero stays zero.
+Where zero stays zero is not listed but *tried*: the operator itself is called on a few numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxprune.guards import Ids, true
 from fxprune.rules.registry import Rule, couples
-from fxprune.rules.site import Site, TensorGuard, shape_of, symbolic
+from fxprune.rules.site import Site, TensorGuard, hint, shape_of, symbolic
 
 aten = torch.ops.aten
 
-# f(0) = 0 in every tensor operand at once
-KEEP_ZERO = set(
-    """
-    relu relu6 gelu silu mish hardswish leaky_relu elu celu selu tanh tanhshrink hardshrink
-    softshrink softsign rrelu abs neg negative sign sgn sqrt square sin sinh tan asin asinh atan
-    atanh erf erfinv expm1 log1p floor ceil round trunc frac nan_to_num positive
-    maximum minimum fmax fmin logical_or logical_and logical_xor bitwise_or bitwise_and bitwise_xor
-    clone contiguous alias detach detach_copy lift lift_fresh lift_fresh_copy to _to_copy type_as
-    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout conj resolve_conj
-    resolve_neg real imag float half bfloat16 double deg2rad rad2deg fix _conj fake_quantize
-    """.split()
-)
-# zero where any operand is zero
-ANY_ZERO = {"mul", "multiply", "logical_and", "bitwise_and"}
-# zero where the first operand is zero
-FIRST_ZERO = {"div", "divide", "true_divide", "floor_divide", "fmod", "remainder", "copysign"}
 # not tagged as pointwise by torch, and pointwise all the same
 UNTAGGED = set(
     """
-    dropout feature_dropout alpha_dropout feature_alpha_dropout contiguous clone alias detach lift
-    lift_fresh lift_fresh_copy to _to_copy type_as relu6 selu hardswish zero fill copy masked_fill
-    bernoulli float half double bfloat16 conj real imag rrelu mish silu softmin where multiply
-    divide subtract negative square celu logsigmoid log_sigmoid hardtanh hardsigmoid elu
-    leaky_relu native_dropout positive rsub clamp clip floor_divide true_divide
-    expand_as_none hardshrink threshold softplus softsign tanhshrink absolute is_nonzero
-    isfinite isinf isnan special_expit special_erf special_gelu tensor scalar_tensor_none
+    absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan arctan2 arctanh bernoulli
+    bfloat16 celu clamp clip clone contiguous copy detach detach_copy divide double dropout elu
+    fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill fix float
+    float_power floor_divide greater greater_equal half hardshrink hardsigmoid hardswish hardtanh
+    isclose isfinite isinf isnan isreal ldexp leaky_relu less less_equal lift lift_fresh
+    lift_fresh_copy log_sigmoid logical_and logical_not logical_or logical_xor masked_fill mish
+    multiply native_dropout negative not_equal positive relu6 resolve_conj resolve_neg rrelu rsub
+    selu silu softplus softsign special_entr special_erf special_exp2 special_expit special_expm1
+    special_gammaln special_log1p special_logit special_ndtr special_round special_sinc
+    special_xlogy square subtract tanhshrink threshold to _to_copy true_divide type_as where
+    xlogy zero special_erfc special_erfinv
     """.split()
 )
+SAME = {"to", "type_as"}  # of the second tensor operand only the dtype and device matter
+NUMBERS = (-2.0, -0.5, 0.5, 2.0)  # tried for operands of which nothing is known
+REPEATS = 8  # of each trial, for operators that draw random numbers
 
 
 def name_of(operator: Any) -> str:
@@ -56,6 +49,8 @@ def is_pointwise(operator: Any) -> bool:
     """Tell whether an operator treats each element alone."""
     if not isinstance(operator, torch._ops.OpOverload) or operator.namespace != "aten":
         return False
+    if any(argument.is_out for argument in operator._schema.arguments):
+        return False
     if torch.Tag.pointwise in operator.tags or name_of(operator) in UNTAGGED:
         return True
     functional = getattr(aten, name_of(operator), None)
@@ -65,93 +60,79 @@ def is_pointwise(operator: Any) -> bool:
 
 def couple(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     """Unify the operands' axes, aligned right; axes of size 1 broadcast."""
-    operands = [value for arg in site.args.values() if (value := site.of(arg)) is not None]
+    names = [name for name in site.args if site.optional(name) is not None]
+    names = names[:1] if name_of(site.node.target) in SAME else names
     out = site.node.meta["val"]
     if isinstance(out, (tuple, list)):
-        return tuple(_broadcast(site, operands, one) for one in out)
-    return _broadcast(site, operands, out)
+        return tuple(_broadcast(site, names, one, k) for k, one in enumerate(out))
+    return _broadcast(site, names, out, 0)
 
 
-def _broadcast(site: Site, operands: list[TensorGuard], out: torch.Tensor) -> TensorGuard:
-    sizes, dims = shape_of(out), list[Ids]()
+def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) -> TensorGuard:
+    operands = {name: site.tensor(name) for name in names}
+    sizes, dims, zeros = shape_of(out), list[Ids](), list[bool]()
     for d, (size, fix) in enumerate(zip(sizes, symbolic(out), strict=True)):
         back = d - len(sizes)
-        meet = [v.dims[back] for v in operands if len(v.dims) >= -back and len(v.dims[back]) != 1]
-        g = meet[0] if meet else true(size)
-        for other in meet[1:]:
+        meet = {
+            name: value.dims[back]
+            for name, value in operands.items()
+            if len(value.dims) >= -back and len(value.dims[back]) != 1
+        }
+        g = next(iter(meet.values()), true(size))
+        for other in list(meet.values())[1:]:
             g = site.unify(g, other)
         if fix or len(g) != size:
             site.pin(g, "a size depends on the input")
             g = true(size)
+        zero = frozenset(name for name in meet if operands[name].zero[back])
         dims.append(g)
-    zeros = tuple(_zero(site, operands, d - len(sizes), len(dims[d])) for d in range(len(sizes)))
-    return TensorGuard(tuple(dims), zeros)
+        zeros.append(bool(g.shape[1]) and keeps_zero(site.node, site.args, zero, index))
+    return TensorGuard(tuple(dims), tuple(zeros))
 
 
-def _zero(site: Site, operands: list[TensorGuard], back: int, size: int) -> bool:
-    def at(value: TensorGuard) -> bool:
-        reaches = len(value.dims) >= -back and len(value.dims[back]) == size
-        return reaches and value.zero[back]
+def keeps_zero(
+    node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0
+) -> bool:
+    """Tell whether the result is zero where the operands `zero` are, by trying the operator.
 
-    name = name_of(site.node.target)
-    first = site.of(next(iter(site.args.values())))
-    if name in ANY_ZERO:
-        return any(map(at, operands))
-    if name in FIRST_ZERO:
-        return first is not None and at(first)
-    if name in KEEP_ZERO:
-        return bool(operands) and all(map(at, operands))
-    test = CONDITIONAL.get(name)
-    return test is not None and bool(operands) and test(site, at)
-
-
-def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, (int, float)) else default
-
-
-At = Callable[[TensorGuard], bool]
-
-
-def _sum(site: Site, at: At) -> bool:
-    other = site.args["other"]
-    values = [site.of(arg) for arg in (site.args["self"], other)]
-    return all(at(v) if v else other == 0 for v in values)
+    The other operands take every combination of a few numbers, a denominator's zero not among
+    them: where it is zero is where the model itself divides by zero.
+    """
+    tried: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name, arg in args.items():
+        value = arg.meta.get("val") if isinstance(arg, fx.Node) else arg
+        if not isinstance(value, torch.Tensor):
+            tried[name] = hint(value) if isinstance(value, torch.SymInt) else value
+        elif name in zero:
+            tried[name] = torch.zeros(1, dtype=value.dtype)
+        else:
+            tried[name] = value
+            unknown.append(name)
+    tried |= {name: None for name in ("device", "layout", "pin_memory") if name in tried}
+    grids = list(product(*(_numbers(tried[name].dtype) for name in unknown)))
+    columns = torch.tensor(grids, dtype=torch.float32).reshape(len(grids), -1).repeat(REPEATS, 1)
+    for k, name in enumerate(unknown):
+        tried[name] = columns[:, k].to(tried[name].dtype)
+    tried |= {name: tried[name].expand(len(columns)).clone() for name in zero}
+    return _is_zero(node.target, tried, index)
 
 
-def _self(site: Site, at: At) -> bool:
-    value = site.of(site.args.get("self"))
-    return value is not None and at(value)
+def _numbers(dtype: torch.dtype) -> tuple[float, ...]:
+    if dtype == torch.bool:
+        return (0.0, 1.0)
+    return NUMBERS if dtype.is_floating_point or dtype.is_complex else (-2.0, -1.0, 1.0, 2.0)
 
 
-def _clamped(low: str, high: str) -> Callable[[Site, At], bool]:
-    def test(site: Site, at: At) -> bool:
-        bounds = site.args.get(low), site.args.get(high)
-        if any(isinstance(bound, torch.fx.Node) for bound in bounds):
-            return False
-        return _self(site, at) and _number(bounds[0], -1) <= 0 <= _number(bounds[1], 1)
+def _is_zero(operator: Any, arguments: dict[str, Any], index: int) -> bool:
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+            result = operator(**arguments)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
+        return False  # it cannot be tried on these numbers: nothing is known
+    result = result[index] if isinstance(result, (tuple, list)) else result
+    return not bool(result.any())
 
-    return test
-
-
-CONDITIONAL: dict[str, Callable[[Site, At], bool]] = {
-    "add": _sum,
-    "sub": _sum,
-    "subtract": _sum,
-    "rsub": _sum,
-    "clamp": _clamped("min", "max"),
-    "clip": _clamped("min", "max"),
-    "clamp_min": _clamped("min", ""),
-    "clamp_max": _clamped("", "max"),
-    "hardtanh": _clamped("min_val", "max_val"),
-    "pow": lambda s, at: _self(s, at) and _number(s.args.get("exponent"), 0) > 0,
-    "masked_fill": lambda s, at: _self(s, at) and s.args.get("value") == 0,
-    "where": lambda s, at: all(
-        at(v) if (v := s.of(s.args.get(k))) else s.args.get(k) == 0 for k in ("self", "other")
-    ),
-    "copy": lambda s, at: (v := s.of(s.args.get("src"))) is not None and at(v),
-    "zero": lambda s, at: True,
-    "fill": lambda s, at: s.args.get("value") == 0,
-}
 
 POINTWISE = Rule(couple)
 
@@ -164,7 +145,8 @@ def prelu(site: Site) -> TensorGuard:
     at = min(1, len(dims) - 1)
     if len(slope.dims) and len(slope.dims[0]) > 1:
         dims[at] = site.unify(dims[at], slope.dims[0])
-    site.role(dims[at], "channel")
+    if dims:
+        site.role(dims[at], "channel")
     return TensorGuard(tuple(dims), x.zero)
 
 

@@ -33,7 +33,10 @@ RULES: dict[Any, Rule] = {}
 
 
 def register(operators: Sequence[Any], rule: Rule) -> None:
-    """Give every one of `operators` the rule; each operator takes one rule only."""
+    """Give every one of `operators` the rule; each operator takes one rule only.
+
+    An operator that another library registers is named by a string, `"torchvision.nms.default"`.
+    """
     for operator in operators:
         if operator in RULES:
             raise ValueError(f"{operator} has a rule already")

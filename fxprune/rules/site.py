@@ -25,6 +25,26 @@ class TensorGuard:
     dims: tuple[Ids, ...]
     zero: tuple[bool, ...]
 
+    def axis(self, dim: Any) -> int:
+        """Return a dimension's number counted from the left."""
+        return int(dim) % max(1, len(self.dims))
+
+    def with_(self, dim: int, g: Ids, zero: bool | None = None) -> TensorGuard:
+        """Return the guards with one dimension changed."""
+        dims, zeros = list(self.dims), list(self.zero)
+        dims[dim] = g
+        zeros[dim] = zeros[dim] if zero is None else zero
+        return TensorGuard(tuple(dims), tuple(zeros))
+
+    def without(self, gone: Iterable[int]) -> TensorGuard:
+        """Return the guards with some dimensions left out."""
+        left_out = set(gone)
+        return self.moved([d for d in range(len(self.dims)) if d not in left_out])
+
+    def moved(self, order: Sequence[int]) -> TensorGuard:
+        """Return the dimensions in another order."""
+        return TensorGuard(tuple(self.dims[d] for d in order), tuple(self.zero[d] for d in order))
+
 
 Value: TypeAlias = "TensorGuard | tuple[Value, ...] | None"
 
@@ -113,6 +133,16 @@ class Site:
         value = self.coupling.values.get(arg) if isinstance(arg, fx.Node) else None
         return value if isinstance(value, TensorGuard) else None
 
+    def unify_all(self, values: Sequence[TensorGuard], skip: Iterable[int] = ()) -> TensorGuard:
+        """Unify every axis of tensors of one rank but those in `skip`, which stay the first's."""
+        left_out, dims = set(skip), list(values[0].dims)
+        for value in values[1:]:
+            for d, g in enumerate(value.dims):
+                if d not in left_out:
+                    dims[d] = self.unify(dims[d], g)
+        zeros = tuple(all(v.zero[d] for v in values) for d in range(len(dims)))
+        return TensorGuard(tuple(dims), zeros)
+
     def many(self, name: str) -> list[TensorGuard]:
         """Return the guards of each tensor in the list operand `name`."""
         return [value for arg in self.args[name] if (value := self.of(arg)) is not None]
@@ -142,9 +172,7 @@ class Site:
         self.coupling.guards.unify(a, b, self.reason(text))
         return self.coupling.guards.normal(a)
 
-    def split(
-        self, g: Ids, sizes: Sequence[int], fixed: Sequence[bool] | None = None
-    ) -> list[Ids]:
+    def split(self, g: Ids, sizes: Sequence[int], fixed: Sequence[bool] | None = None) -> list[Ids]:
         """Factor one axis into several (row-major), see `Guards.split`."""
         fixed = fixed if fixed is not None else [False] * len(sizes)
         text = f"an axis of {len(g)} splits into {list(sizes)} across an earlier split"
