@@ -18,6 +18,9 @@ from fxprune.program import tensors_of
 
 Shape = tuple[int, ...]
 
+MARKER = "fxprune.training_only"
+PASSIVE = ("aten.sym_", "aten._assert", MARKER)  # what stands in a module's forward and is not it
+
 
 class State:
     """Look up the tensors of a captured module by name, by owner and by identity."""
@@ -33,6 +36,8 @@ class State:
             self.owned[owner][last] = tensor
             self.names[id(tensor)].append(name)
         self.taken = {prefix for name in self.tensors for prefix in prefixes(name)}
+        paths = (path for path, _ in module.named_modules(remove_duplicate=False))
+        self.ordered = [path for path in paths if path in self.taken]
         self._shapes: dict[fx.Node, Shape] | None = None
 
     def shape(self, node: fx.Node) -> Shape | None:
@@ -48,7 +53,7 @@ class State:
 
     def identity(self, path: str) -> frozenset[tuple[str, int]]:
         """Return what tells the tensors at a path from all others: their names and objects."""
-        return frozenset((name, id(tensor)) for name, tensor in self.owned[path].items())
+        return frozenset((name, id(tensor)) for name, tensor in self.owned.get(path, {}).items())
 
     def free(self, path: str) -> str:
         """Return a path like `path` that nothing stands at yet, and take it."""
@@ -213,6 +218,6 @@ def census(module: fx.GraphModule) -> Callable[[str], int]:
     counts: dict[str, int] = defaultdict(int)
     for node in module.graph.nodes:
         name = str(node.target)
-        if isinstance(node.target, torch._ops.OpOverload) and "sym_size" not in name:
-            counts[module_of(node)[0]] += "_assert" not in name
+        if isinstance(node.target, torch._ops.OpOverload) and not name.startswith(PASSIVE):
+            counts[module_of(node)[0]] += 1
     return lambda path: counts[path]

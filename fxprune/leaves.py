@@ -155,7 +155,8 @@ def _batch_norm(call: Call) -> nn.Module | None:
     # Evaluation passes 0.0 for momentum=None, the cumulative average.
     momentum = a["momentum"] or None if tracked else 0.1
     affine = a["weight"] is not None or a["bias"] is not None
-    return kind(channels, a["eps"], momentum, affine, tracked, device=META)  # type: ignore[no-any-return]
+    bias = a["bias"] is not None
+    return kind(channels, a["eps"], momentum, affine, tracked, bias=bias, device=META)  # type: ignore[no-any-return]
 
 
 def frozen(args: Mapping[str, Any]) -> bool:
@@ -173,7 +174,8 @@ def _instance_norm(call: Call) -> nn.Module | None:
     channels = _channels(call, *TENSORS)
     if kind is None or channels is None or a["use_input_stats"] is tracked:
         return None
-    return kind(channels, a["eps"], a["momentum"], a["weight"] is not None, tracked, device=META)
+    affine, bias = a["weight"] is not None, a["bias"] is not None
+    return kind(channels, a["eps"], a["momentum"], affine, tracked, bias=bias, device=META)
 
 
 def _layer_norm(call: Call) -> nn.Module | None:
@@ -194,7 +196,8 @@ def _group_norm(call: Call) -> nn.Module | None:
     channels = _channels(call, "weight", "bias")
     if channels is None or channels % a["num_groups"]:
         return None
-    return nn.GroupNorm(a["num_groups"], channels, a["eps"], a["weight"] is not None, device=META)
+    affine, bias = a["weight"] is not None, a["bias"] is not None
+    return nn.GroupNorm(a["num_groups"], channels, a["eps"], affine, bias=bias, device=META)
 
 
 def _prelu(call: Call) -> nn.Module:

@@ -15,10 +15,12 @@ def planted(state: State, leaves: Mapping[str, nn.Module]) -> nn.Module:
     """Return the leaf modules and all tensors under their paths, in containers."""
     root = nn.Module()
     known = {state.identity(path): leaf for path, leaf in leaves.items() if state.owned.get(path)}
-    for path in state.owned:
+    for path in state.ordered:  # the order of the parameters is the optimizer's
         twin = leaves.get(path) or known.get(state.identity(path))
-        if path and twin is not None:
+        if twin is not None:
             _mount(root, path, twin)
+        else:
+            _owner(root, path)
     for name, tensor in state.tensors.items():
         _hold(root, name, tensor, name in state.persistent)
     for path, leaf in leaves.items():

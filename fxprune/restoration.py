@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from fxprune.bare_leaves import FUNCTIONAL
-from fxprune.claims import Claim, State, arguments, census, claim_of
-from fxprune.leaves import full_name
+from fxprune.claims import MARKER, Claim, State, arguments, census, claim_of, module_of
+from fxprune.leaves import Leaf, full_name
 from fxprune.planting import planted
 from fxprune.slim import KEPT_META, Mode, SlimModule
 
@@ -41,7 +41,7 @@ def restore(module: fx.GraphModule, *, training: bool) -> SlimModule:
     """
     state = State(module)
     placed = leaves_of(state)
-    leaves = {one.path: one.leaf for one in placed.values()}
+    leaves = {one.path: one.leaf for one in placed.values() if one.leaf is not None}
     flagged = [node for node in module.graph.nodes if node not in placed and _follows(node, state)]
     mode = state.free("training_mode") if flagged else ""
     tree = planted(state, {**leaves, mode: Mode()} if mode else leaves)
@@ -51,9 +51,12 @@ def restore(module: fx.GraphModule, *, training: bool) -> SlimModule:
 
 @dataclass(frozen=True)
 class Placed:
-    """Hold the leaf module that takes a call's place, and where it stands."""
+    """Hold the leaf module that takes a call's place, and where it stands.
 
-    leaf: nn.Module
+    Without one the call hands its input on.
+    """
+
+    leaf: nn.Module | None
     path: str
     claim: Claim
 
@@ -79,7 +82,8 @@ def leaves_of(state: State) -> dict[fx.Node, Placed]:
         identity = path if bare else (*group[0].key[:2], state.identity(path))
         leaf = built.setdefault(identity, leaf)
         placed |= {claim.node: Placed(leaf, path, claim) for claim in group}
-    return placed | _functional([node for node in calls if node not in placed], state)
+    placed |= _functional([node for node in calls if node not in placed], state)
+    return placed | {node: one for node in calls if (one := _marked(node, count, state))}
 
 
 def _is_operator(node: fx.Node) -> bool:
@@ -132,6 +136,22 @@ def _functional(nodes: list[fx.Node], state: State) -> dict[fx.Node, Placed]:
             path = state.free(f"{claim.own}.{node.name}".removeprefix("."))
             placed[node] = Placed(leaf, path, claim)
     return placed
+
+
+def _marked(node: fx.Node, count: Callable[[str], int], state: State) -> Placed | None:
+    """Return the module that capture kept because it works in training only.
+
+    One whose operators are in the graph too, such as dropout, is restored from those: its marker is
+    left out, like one that lost its module.
+    """
+    if not str(node.target).startswith(MARKER):
+        return None
+    own, kind = module_of(node)
+    path, kept = str(node.args[1]), node.meta.get("module")
+    lost = count(path) > 0 or not isinstance(kept, nn.Module) or path in state.taken
+    row = Leaf(lambda _: None, ("x",))
+    claim = Claim(node, row, arguments(node), {}, frozenset(), own, kind)
+    return Placed(None if lost else kept, path, claim)
 
 
 def _follows(node: fx.Node, state: State) -> bool:
@@ -208,6 +228,10 @@ def _replace(graph: fx.Graph, node: fx.Node, one: Placed) -> None:
     inputs = [tuple(v) if isinstance(v := args[name], list) else v for name in one.claim.fed]
     if "hx" in one.claim.fed and full_name(type(one.leaf)) == one.claim.kind and _zero(args["hx"]):
         inputs.pop()  # the module makes its own zeros
+    if one.leaf is None:
+        node.replace_all_uses_with(args["x"])
+        graph.erase_node(node)
+        return
     with graph.inserting_before(node):
         call = graph.call_module(one.path, tuple(inputs))
     call.meta = dict(node.meta)

@@ -49,6 +49,7 @@ class SlimModule(fx.GraphModule):
     def _named(self, name: str) -> None:
         self._graphmodule_cls_name = name
         type(self).__name__ = type(self).__qualname__ = name
+        type(self).__module__ = __name__
 
     def recompile(self) -> fx.graph.PythonCode:
         """Generate `forward` from the graph, behind one that checks how it is called."""
@@ -106,6 +107,7 @@ class CallForm:
     keywords: tuple[str, ...]
     spec: Any
     constants: tuple[tuple[int, str, Any], ...]  # leaves that were no tensors: (place, name, value)
+    absent: tuple[str, ...]  # arguments captured as None, which may be left out
 
     @classmethod
     def of(cls, info: _PyTreeInfo, graph: fx.Graph) -> CallForm:
@@ -118,7 +120,13 @@ class CallForm:
             for k, node in enumerate(places)
             if "constant" in node.meta
         )
-        return cls(names[: args.num_children], tuple(kwargs.context or ()), info.in_spec, constants)
+        nothing = {place for place, _, value in constants if value is None}
+        absent, place = list[str](), 0
+        for name, spec in zip(names, (*args.children(), *kwargs.children()), strict=True):
+            absent += [name] if spec.is_leaf() and place in nothing else []
+            place += spec.num_leaves
+        keywords = tuple(kwargs.context or ())
+        return cls(names[: args.num_children], keywords, info.in_spec, constants, tuple(absent))
 
     @property
     def open(self) -> tuple[str, ...]:
@@ -128,6 +136,7 @@ class CallForm:
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Return the values in the graph's order; raises TypeError where they do not fit it."""
         given = dict(zip(self.open, args, strict=False))
+        given = {**{k: None for k in self.absent if k not in given and k not in kwargs}, **given}
         names = (*self.positional, *self.keywords)
         twice = [name for name in kwargs if name in given]
         unknown = [name for name in kwargs if name not in names]
@@ -181,7 +190,8 @@ class CallForm:
         either, only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
         for name in (*self.positional, *self.keywords):
-            parameters.append(inspect.Parameter(name, either if name in self.open else only))
+            kind = either if name in self.open else only
+            parameters.append(inspect.Parameter(name, kind))
         forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return forward
 
