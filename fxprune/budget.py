@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from fxprune.objectives import Objective
 from fxprune.targets import Target
 
 TOLERANCE = 0.01  # relative: what was asked is met within one per cent
-TRIALS = 256  # single moves tried to land within the tolerance
+TRIALS = 2048  # choices tried in which two targets differ, to land within the tolerance
+REACH = 8  # moves by which either may differ
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Budget:
         self._cost = cost
         self._moves = allocator.order(moves, scores)
         self._allocator = allocator
+        self._by_target: list[list[Move]] = [[] for _ in targets]
+        for move in self._moves:
+            self._by_target[move.target].append(move)
+        self._recent = list(dict.fromkeys(move.target for move in reversed(self._moves)))
         self._units = sum(map(len, targets))
         self._rank = _ranks(len(cost.whole()), targets, scores)
         self._risky = _risky(cost.every_axis(), targets, len(cost.whole()))
@@ -61,7 +67,7 @@ class Budget:
                 high = middle
             else:
                 low = middle + 1
-        return self._refine(objective, high)
+        return self._refine(objective, self._moves[:high])
 
     def ratio(self, sparsity: float) -> Choice:
         """Make as many moves as keep the sparsity ratio at or below what was asked."""
@@ -75,27 +81,43 @@ class Budget:
         gone = self._allocator.progress(self._moves[:low], self._units)
         return Choice(self._alive(self._moves[:low]), 1.0 - gone)
 
-    def _refine(self, objective: Objective, end: int) -> Choice:
-        """Step over moves that would cut too deep until what is left is near the goal."""
-        best = self._measure(objective, self._moves[:end])
-        if end == 0 or _near(best.achieved, objective.goal):
-            return best
-        made = list(self._moves[: end - 1])
-        skipped: set[int] = {self._moves[end - 1].target}
-        current = self._measure(objective, made)
-        best = min((best, current), key=lambda c: abs(c.achieved - objective.goal))
-        for move in self._moves[end : end + TRIALS]:
+    def _refine(self, objective: Objective, prefix: Sequence[Move]) -> Choice:
+        """Step single moves, then look at pairs ever further apart, until the goal is near."""
+        made = [0] * len(self._by_target)
+        for move in prefix:
+            made[move.target] += 1
+        best = self._measure(objective, prefix)
+        stepped = True
+        while stepped and not _near(best.achieved, objective.goal):
+            stepped = False
+            for changed in self._singles(made, 1):
+                tried = self._measure(objective, self._made(changed))
+                if _off(tried, objective) < _off(best, objective):
+                    best, made, stepped = tried, changed, True
+                    break
+        for changed in islice(self._pairs(made), TRIALS):
             if _near(best.achieved, objective.goal):
                 break
-            if move.target in skipped:  # a target's moves are made in order or not at all
-                continue
-            tried = self._measure(objective, [*made, move])
-            if tried.achieved < objective.goal * (1 - TOLERANCE):
-                skipped.add(move.target)
-                continue
-            made.append(move)
-            best = min((best, tried), key=lambda c: abs(c.achieved - objective.goal))
+            tried = self._measure(objective, self._made(changed))
+            best = min(best, tried, key=lambda choice: _off(choice, objective))
         return best
+
+    def _made(self, counts: Sequence[int]) -> list[Move]:
+        return [m for listed, n in zip(self._by_target, counts, strict=True) for m in listed[:n]]
+
+    def _singles(self, made: list[int], step: int) -> Iterator[list[int]]:
+        """Yield the choices `step` moves of one target away, the last moves of the order first."""
+        for target in self._recent:
+            for delta in (-step, step):
+                if 0 <= made[target] + delta <= len(self._by_target[target]):
+                    yield [n + delta * (k == target) for k, n in enumerate(made)]
+
+    def _pairs(self, made: list[int]) -> Iterator[list[int]]:
+        """Yield the choices in which two targets differ, the smaller differences first."""
+        for reach in range(1, REACH):
+            for step in range(1, reach + 1):
+                for first in self._singles(made, reach):
+                    yield from self._singles(first, step)
 
     def _measure(self, objective: Objective, made: Sequence[Move]) -> Choice:
         alive = self._alive(made)
@@ -110,6 +132,10 @@ class Budget:
             if not alive[g].all(axis=1).any():
                 alive[g[int(np.argmax(self._rank[g].min(axis=1)))]] = True
         return alive
+
+
+def _off(choice: Choice, objective: Objective) -> float:
+    return abs(choice.achieved - objective.goal)
 
 
 def _near(achieved: float, goal: float) -> bool:
