@@ -1,0 +1,277 @@
+"""Prune every torchvision model and show what came of it, one model a process, in one table.
+
+Of each model of the zoo (classification, segmentation, video, optical flow, detection):
+
+*half*: half the MACs, all targets, at the usual resolution (224 pixels, 299 for Inception; the
+smallest legal input for video and flow): seconds, targets, coverage, parameters and MACs; and the
+result runs at another batch size and gives finite numbers of the right shape.
+
+*law*: half of every exact target, at a small resolution where the model allows one: the original
+eager model with the dropped weights zeroed ≡ the shrunk module ≡ ONNX Runtime on the exported file.
+
+No model is special to the library; this file only knows how each is built and what it takes. What
+is constant in a fresh model (batch-norm statistics, zero-initialised heads, layer scales) gets
+seeded noise first, or else equality would hold for want of numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+from torch.utils import _pytree as pytree
+from zoo_models import GROUPS, Case, cases
+
+import fxprune
+import passes
+from fxprune import pipeline
+from fxprune.capture import capture
+from fxprune.errors import CaptureError
+from fxprune.masking import zeroed
+from fxprune.program import Program
+from fxprune.verification import outputs, relative
+
+HALF: dict[str, Any] = {"target": "all", "objective": {"macs": 0.5}}
+LAW: dict[str, Any] = {"target": {"kind": "all", "exact": True}, "objective": {"ratio": 0.5}}
+LIMIT = 1e-4  # the largest relative error: max|a-b| / max|a|
+COVERAGE = {False: 0.99, True: 0.97}  # by whether the model has attention heads
+SECONDS = 1800  # after which a model counts as failed
+
+# ---- one model -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """Hold what is known of one model: `refused` is torch.export's own reason, `failed` ours."""
+
+    name: str
+    group: str
+    capture: float = math.nan  # seconds
+    analysis: float = math.nan
+    rewrite: float = math.nan
+    targets: int = 0
+    coverage: float = math.nan
+    attention: bool = False
+    params: int = 0
+    params_after: int = 0
+    macs: int = 0
+    macs_after: int = 0
+    batch: bool = False  # it runs at another batch size: right shapes, finite numbers
+    exact: int = 0  # targets that the law was tried on
+    masked: float = math.nan  # zeroed original against shrunk, relative
+    onnx: float = math.nan  # shrunk against ONNX Runtime, relative
+    changed: float = math.nan  # original against shrunk: the law said something
+    seconds: float = 0.0
+    gigabytes: float = 0.0  # the most memory the process held
+    refused: str = ""
+    failed: str = ""
+
+    def faults(self, onnx: bool = True) -> list[str]:
+        """Return what is wrong with the model's row; torch.export's refusal is no fault of ours."""
+        if self.refused:
+            return []
+        if self.failed:
+            return [self.failed]
+        least = COVERAGE[self.attention]
+        found = [
+            (self.coverage >= least, f"coverage {self.coverage:.4f} is below {least:g}"),
+            (self.macs_after <= 0.505 * self.macs, "the MACs were not halved"),
+            (self.batch, "another batch size gives other shapes, or numbers that are not finite"),
+            (self.masked <= LIMIT, f"masked and shrunk differ by {self.masked:.1e}"),
+            (not onnx or self.onnx <= LIMIT, f"shrunk and ONNX Runtime differ by {self.onnx:.1e}"),
+            (self.changed > 1e-3, f"pruning changed the output by {self.changed:.1e} only"),
+        ]
+        return [text for holds, text in found if not holds]
+
+
+def measure(case: Case, onnx: bool = True, small: bool = False) -> Row:
+    """Return the row of one model; `small` halves the MACs at the law's resolution too."""
+    torch.set_num_threads(1)
+    row, began = Row(case.name, case.group), time.perf_counter()
+    try:
+        _half(case, row, small)
+        _law(case, row, onnx)
+    except CaptureError as error:
+        row.refused = str(error)
+    except Exception as error:  # whatever a model of the zoo brings up belongs in its row
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        row.failed = f"{type(error).__name__} at {place}: {error}".replace("\n", " ")[:400]
+    row.seconds = time.perf_counter() - began
+    row.gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return row
+
+
+def pruned(model: nn.Module, inputs: tuple[Any, ...], spec: Mapping[str, Any]) -> Program:
+    """Return the program that `prune` ends with, without its own verification."""
+    began = time.perf_counter()
+    program = capture(model, inputs)
+    program = program.with_(seconds={"capture": time.perf_counter() - began})
+    steps = [step for step in passes.pruning(fxprune.Spec.of(spec)) if step.name != "verify"]
+    return pipeline.run(program, steps)
+
+
+def _half(case: Case, row: Row, small: bool) -> None:
+    """Halve the MACs, and run the result at another batch size."""
+    model = case.build(small)
+    program = pruned(model, case.inputs(small), HALF)
+    assert program.discovery is not None
+    spent, costs = program.seconds, program.costs
+    row.capture = spent["capture"]
+    row.analysis = sum(spent[name] for name in ("couple", "select", "score", "allocate"))
+    row.rewrite = spent["shrink"] + spent["restore"]
+    row.targets, row.coverage = len(program.discovery.targets), program.discovery.coverage
+    row.attention = any(target.kind == "head" for target in program.discovery.targets)
+    row.params, row.params_after = costs["parameters_before"], costs["parameters_after"]
+    row.macs, row.macs_after = costs["macs_before"], costs["macs_after"]
+    one = outputs(model, *program.signature.resized(1))
+    three = outputs(program.module, *program.signature.resized(3))
+    row.batch = any(program.signature.dynamic) and all(
+        b.shape == (3 * a.shape[0], *a.shape[1:]) and bool(b.isfinite().all())
+        for a, b in zip(one, three, strict=True)
+    )
+
+
+def _law(case: Case, row: Row, onnx: bool) -> None:
+    """Take half of every exact target; compare with the zeroed eager model, and with the file."""
+    model, inputs = case.build(small=True), case.inputs(small=True)
+    program = pruned(model, inputs, LAW)
+    assert program.plan is not None
+    row.exact = len(program.selected)
+    ours = outputs(program.module, inputs, {})
+    whole = outputs(model, inputs, {})
+    with torch.no_grad():
+        result = torch.func.functional_call(model, zeroed(model, program.plan), inputs)
+    zeros = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    row.masked = max(relative(a, b) for a, b in zip(zeros, ours, strict=True))
+    row.changed = max(relative(a, b) for a, b in zip(whole, ours, strict=True))
+    if onnx:
+        slim = fxprune.api.finished(program, LAW)
+        with tempfile.TemporaryDirectory() as folder:
+            row.onnx = fxprune.export_onnx(slim, Path(folder) / "law.onnx").error
+
+
+def apart(case: Case, onnx: bool) -> Row:
+    """Return the row of one model, measured in a process of its own."""
+    call = [sys.executable, __file__, "--worker", case.name, "--group", case.group]
+    call += [] if onnx else ["--no-onnx"]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    row = Row(case.name, case.group)
+    try:
+        done = subprocess.run(
+            call, capture_output=True, text=True, timeout=SECONDS, env=os.environ | threads
+        )
+        return Row(**json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        row.failed = f"not done after {SECONDS} s"
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        row.failed = f"the process ended with status {done.returncode}: {last}"
+    return row
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+HEADINGS = (
+    *("model", "capture s", "analysis s", "rewrite s", "targets", "coverage"),
+    *("params M", "MACs G", "batch", "exact", "masked", "ORT", "verdict"),
+)
+
+
+def cells(row: Row, onnx: bool) -> tuple[str, ...]:
+    """Return the cells of one row."""
+    if row.refused or math.isnan(row.capture):
+        verdict = f"not exported: {row.refused}" if row.refused else f"FAIL: {row.failed}"
+        return (row.name, *[""] * (len(HEADINGS) - 2), verdict)
+    faults = row.faults(onnx)
+    return (
+        row.name,
+        *(f"{s:.2f}" for s in (row.capture, row.analysis, row.rewrite)),
+        str(row.targets),
+        f"{row.coverage:.2%}",
+        f"{row.params / 1e6:.2f} → {row.params_after / 1e6:.2f}",
+        f"{row.macs / 1e9:.3f} → {row.macs_after / 1e9:.3f}",
+        "any" if row.batch else "no",
+        str(row.exact),
+        *(f"{error:.0e}" for error in (row.masked, row.onnx)),
+        f"FAIL: {'; '.join(faults)}" if faults else "holds",
+    )
+
+
+def markdown(rows: Sequence[Row], onnx: bool) -> Iterator[str]:
+    """Return the table as lines of Markdown."""
+    yield f"| {' | '.join(HEADINGS)} |"
+    yield f"|{'|'.join(['---'] * len(HEADINGS))}|"
+    for row in rows:
+        yield f"| {' | '.join(cells(row, onnx))} |"
+
+
+def summary(rows: Sequence[Row], onnx: bool) -> str:
+    """Return one line about all rows."""
+    refused = sum(bool(row.refused) for row in rows)
+    failed = sum(bool(row.faults(onnx)) for row in rows)
+    seconds = [row.capture + row.analysis + row.rewrite for row in rows if row.targets]
+    return (
+        f"{len(rows)} models: {len(rows) - refused - failed} hold, {failed} fail, {refused} are "
+        f"refused by torch.export itself; {sum(seconds):.0f} s of capture, analysis and rewriting"
+    )
+
+
+def report(chosen: Sequence[Case], options: argparse.Namespace, onnx: bool) -> int:
+    """Measure and print; return the exit status."""
+    console, rows = Console(width=None if sys.stdout.isatty() else 220), list[Row]()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for row in pool.map(lambda case: apart(case, onnx), chosen):
+            rows.append(row)
+            told = dict(zip(HEADINGS, cells(row, onnx), strict=True))
+            console.print(f"{row.name}: {told['verdict']} ({row.seconds:.0f} s)", markup=False)
+            if options.json:
+                options.json.write_text(json.dumps([asdict(one) for one in rows], indent=1))
+    if options.markdown:
+        print("\n".join(markdown(rows, onnx)))
+    else:
+        table = Table(*HEADINGS, title="fxprune on the torchvision zoo")
+        for row in rows:
+            table.add_row(*map(escape, cells(row, onnx)))
+        console.print(table)
+    console.print(summary(rows, onnx), markup=False)
+    return int(any(row.faults(onnx) for row in rows) or not rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="*", help="a shell pattern that names models")
+    parser.add_argument("--group", default=",".join(GROUPS), help="cls,seg,video,flow,det")
+    parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    onnx = not options.no_onnx
+    if options.worker:
+        print(json.dumps(asdict(measure(Case(options.worker, options.group), onnx))))
+        return
+    sys.exit(report(cases(options.group.split(","), options.only), options, onnx))
+
+
+if __name__ == "__main__":
+    main()
