@@ -66,10 +66,10 @@ class Pinned:
     unit: str
     reason: str
     operator: str
-    source: str
+    source_line: str
 
     def __str__(self) -> str:
-        place = f" at {self.source}" if self.source else ""
+        place = f" at {self.source_line}" if self.source_line else ""
         return f"{self.unit} stays: {self.reason} ({self.operator}{place})"
 
 
