@@ -36,7 +36,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 from zoo_models import GROUPS, Case, cases
 
@@ -53,6 +53,7 @@ HALF: dict[str, Any] = {"target": "all", "objective": {"macs": 0.5}}
 LAW: dict[str, Any] = {"target": {"kind": "all", "exact": True}, "objective": {"ratio": 0.5}}
 LIMIT = 1e-4  # the largest relative error: max|a-b| / max|a|
 COVERAGE = {False: 0.99, True: 0.97}  # by whether the model has attention heads
+PRODUCTS = (["matmul"], ["bmm"], ["einsum"])
 SECONDS = 1800  # after which a model counts as failed
 
 # ---- one model -----------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ class Row:
     targets: int = 0
     coverage: float = math.nan
     attention: bool = False
+    heads: int = 0  # targets whose units are attention heads
     params: int = 0
     params_after: int = 0
     macs: int = 0
@@ -93,6 +95,7 @@ class Row:
         least = COVERAGE[self.attention]
         found = [
             (self.coverage >= least, f"coverage {self.coverage:.4f} is below {least:g}"),
+            (self.heads or not self.attention, "it has attention, and no head was found"),
             (self.macs_after <= 0.505 * self.macs, "the MACs were not halved"),
             (self.batch, "another batch size gives other shapes, or numbers that are not finite"),
             (self.masked <= LIMIT, f"masked and shrunk differ by {self.masked:.1e}"),
@@ -129,6 +132,19 @@ def pruned(model: nn.Module, inputs: tuple[Any, ...], spec: Mapping[str, Any]) -
     return pipeline.run(program, steps)
 
 
+def attends(graph: fx.Graph) -> bool:
+    """Tell whether a graph has attention: a softmax that a product takes, or the fused operator."""
+    for node in graph.nodes:
+        name = str(node.target)
+        users = list(node.users) if "softmax" in name else []
+        while users and any(pass_on in str(users[0].target) for pass_on in ("dropout", "clone")):
+            users = list(users[0].users)
+        taken = any(str(user.target).split(".")[-2:-1] in PRODUCTS for user in users)
+        if taken or "scaled_dot_product" in name:
+            return True
+    return False
+
+
 def _half(case: Case, row: Row, small: bool) -> None:
     """Halve the MACs, and run the result at another batch size."""
     model = case.build(small)
@@ -139,7 +155,8 @@ def _half(case: Case, row: Row, small: bool) -> None:
     row.analysis = sum(spent[name] for name in ("couple", "select", "score", "allocate"))
     row.rewrite = spent["shrink"] + spent["restore"]
     row.targets, row.coverage = len(program.discovery.targets), program.discovery.coverage
-    row.attention = any(target.kind == "head" for target in program.discovery.targets)
+    row.attention = attends(program.discovery.module.graph)
+    row.heads = sum(target.kind == "head" for target in program.discovery.targets)
     row.params, row.params_after = costs["parameters_before"], costs["parameters_after"]
     row.macs, row.macs_after = costs["macs_before"], costs["macs_after"]
     one = outputs(model, *program.signature.resized(1))
