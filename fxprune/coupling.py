@@ -91,10 +91,15 @@ def _unruled(node: fx.Node, coupling: Coupling) -> Value:
 
 
 def _pin(coupling: Coupling, value: Value, node: str, text: str) -> bool:
+    """Pin every axis of a value; return whether any was free."""
+    touched = False
     if isinstance(value, tuple):
-        return any(_pin(coupling, one, node, text) for one in value)
-    dims = value.dims if value is not None else ()
-    return any(coupling.guards.pin(g, Reason(node, text)) for g in dims)
+        for one in value:
+            touched |= _pin(coupling, one, node, text)
+    elif value is not None:
+        for g in value.dims:
+            touched |= coupling.guards.pin(g, Reason(node, text))
+    return touched
 
 
 def _unzero(value: Value) -> Value:
