@@ -11,7 +11,9 @@ from fxprune.guards import Ids, outer, true
 from fxprune.rules.registry import Shapes, couples, rewrites
 from fxprune.rules.site import Edit, Site, TensorGuard
 
-SDPA = torch.ops.aten.scaled_dot_product_attention.default
+aten = torch.ops.aten
+SDPA = aten.scaled_dot_product_attention.default
+FLASH = aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 def _macs(shape: Shapes, _: dict[str, Any]) -> int:
@@ -76,7 +78,15 @@ def _masked(site: Site, mask: TensorGuard, shape: list[Ids]) -> None:
             site.unify(mask.dims[back], shape[back])
 
 
-@rewrites(SDPA)
+@couples(FLASH, macs=_macs)
+def flash_attention(site: Site) -> tuple[TensorGuard, ...]:
+    """Couple as above; the second result is the logarithm of the sums over the keys."""
+    site.unify(site.tensor("query").dims[-1], site.tensor("value").dims[-1])  # it wants one size
+    out = attention(site)
+    return out, TensorGuard(out.dims[:-1], (False,) * (len(out.dims) - 1))
+
+
+@rewrites(SDPA, FLASH)
 def keep_scale(edit: Edit) -> None:
     """Write down the scale of the original head size: the default would change with it."""
     size = len(edit.value("query").dims[-1])

@@ -6,10 +6,11 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import fx
 
-from fxprune.rules.pattern import Axis, Bound, contract, rule
-from fxprune.rules.registry import Shapes, couples
-from fxprune.rules.site import Site, TensorGuard
+from fxprune.rules.pattern import Axis, Bound, PatternRule, contract, rule
+from fxprune.rules.registry import Shapes, couples, rewrites
+from fxprune.rules.site import Edit, Site, TensorGuard
 
 aten = torch.ops.aten
 
@@ -61,10 +62,8 @@ rule(
     macs=_deconv,
     roles={"g": "group", "i": "channel", "o": "channel"},
 )
-rule(aten.mm.default, "m k, k n -> m n", macs=_inner("self"))
-rule(aten.bmm.default, "b m k, b k n -> b m n", macs=_inner("self"), roles={"k": "inner"})
 rule(aten.mv.default, "m k, k -> m", macs=_inner("self"))
-rule(aten.dot.default, "k, k ->", macs=_inner("self"))
+rule([aten.dot.default, aten.vdot.default], "k, k ->", macs=_inner("self"))
 rule(aten.outer.default, "m, n -> m n", macs=lambda shape, _: prod(shape("->")))
 rule(
     aten.bilinear.default,
@@ -73,84 +72,122 @@ rule(
 )
 
 
-def _couple(
-    site: Site, operands: list[tuple[TensorGuard, tuple[Axis, ...]]], result: tuple[Axis, ...]
+def contracted(
+    site: Site, operands: list[tuple[Any, tuple[Axis, ...]]], result: tuple[Axis, ...]
 ) -> TensorGuard:
+    """Multiply and sum the operands (nodes), whose axes have the given letters."""
     bound = Bound(site, {})
-    for value, axes in operands:
-        bound.read(axes, value, factor=True)
+    for arg, axes in operands:
+        value = site.of(arg)
+        if value is not None:
+            bound.read(axes, value, factor=True)
     contract(site, bound, result, "")
     inner = {k for _, axes in operands for axis in axes for k in axis}
     inner -= {k for axis in result for k in axis}
-    for letter in inner & set(bound.letters):
-        site.role(bound.letters[letter], "inner")
+    kind = "feature" if any(is_weight(arg) for arg, _ in operands) else "inner"
+    for letter in sorted(inner & set(bound.letters)):
+        site.role(bound.letters[letter], kind)
     return bound.result(result, site.out())
 
 
-def _letters(text: str) -> tuple[Axis, ...]:
+MOVED = {
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.numpy_T.default,
+    aten.mT.default,
+    aten.detach.default,
+    aten.to.dtype,
+}
+
+
+def is_weight(arg: Any) -> bool:
+    """Tell whether an operand is a parameter, perhaps transposed."""
+    while isinstance(arg, fx.Node) and arg.target in MOVED:
+        arg = arg.args[0]
+    return isinstance(arg, fx.Node) and arg.op == "get_attr"
+
+
+def letters_of(text: str) -> tuple[Axis, ...]:
+    """Return axes of one letter each, `.` standing for the leading ones."""
     return tuple(("...",) if token == "." else (token,) for token in text)
 
 
-@couples(aten.matmul.default, macs=_inner("self"))
+@couples(aten.matmul.default, aten.mm.default, aten.bmm.default, macs=_inner("self"))
 def matmul(site: Site) -> TensorGuard:
     """Couple `... m k, ... k n -> ... m n`, and its forms with vectors."""
-    a, b = site.tensor("self"), site.tensor("other")
-    left = "k" if len(a.dims) == 1 else ".mk"
-    right = "k" if len(b.dims) == 1 else ".kn"
-    out = ("." if len(a.dims) > 1 or len(b.dims) > 1 else "") + (
-        left.strip(".").replace("k", "") + right.strip(".").replace("k", "")
+    first, second = list(site.args.values())[:2]
+    left = "k" if len(site.tensor("self").dims) == 1 else ".mk"
+    right = "k" if len(_value(site, second).dims) == 1 else ".kn"
+    out = ("." if left != "k" or right != "k" else "") + (left + right).replace(".", "").replace(
+        "k", ""
     )
-    return _couple(site, [(a, _letters(left)), (b, _letters(right))], _letters(out))
+    return contracted(
+        site, [(first, letters_of(left)), (second, letters_of(right))], letters_of(out)
+    )
 
 
-def _added(shape: Shapes, _: dict[str, Any]) -> int:
-    names = "batch1" if "batch1" in _ else "mat1"
-    return prod(shape("->")) * shape(names)[-1]
+def _value(site: Site, arg: Any) -> TensorGuard:
+    value = site.of(arg)
+    if value is None:
+        raise TypeError(f"{site.node.name}: an operand is not a tensor")
+    return value
 
 
-@couples(aten.addmm.default, aten.baddbmm.default, macs=_added)
+# operator -> operands, their letters, and those of the result; `self` is added, from the right
+ADDED = {
+    aten.addmm.default: ("mat1 mat2", "mk kn", "mn"),
+    aten.baddbmm.default: ("batch1 batch2", "bmk bkn", "bmn"),
+    aten.addbmm.default: ("batch1 batch2", "bmk bkn", "mn"),
+    aten.addmv.default: ("mat vec", "mk k", "m"),
+    aten.addr.default: ("vec1 vec2", "m n", "mn"),
+}
+
+
+def _added(shape: Shapes, args: dict[str, Any]) -> int:
+    given = [name for names, _, _ in ADDED.values() for name in names.split() if name in args]
+    first, second = given[:2]
+    return prod(shape(first)) * (shape(second)[-1] if len(shape(second)) > 1 else 1)
+
+
+@couples(*ADDED, macs=_added)
 def addmm(site: Site) -> TensorGuard:
-    """Couple `bias + m k, k n -> m n`; the bias broadcasts from the right."""
-    batched = "batch1" in site.args
-    names = ("batch1", "batch2") if batched else ("mat1", "mat2")
-    text = ("bmk", "bkn", "bmn") if batched else ("mk", "kn", "mn")
+    """Couple `self + m k, k n -> m n` and its kin; `self` broadcasts from the right."""
+    names, texts, result = ADDED[site.operator]
     bound = Bound(site, {})
-    for name, axes in zip(names, text, strict=False):
-        bound.read(_letters(axes), site.tensor(name), factor=True)
+    for name, axes in zip(names.split(), texts.split(), strict=True):
+        bound.read(letters_of(axes), site.tensor(name), factor=True)
+        for letter in set(axes) - set(result):
+            site.role(bound.letters[letter], "feature")
     bias = site.tensor("self")
-    contract(site, bound, _letters(text[2]), "")
-    bound.read(_letters(text[2][len(text[2]) - len(bias.dims) :]), bias, factor=False)
-    return bound.result(_letters(text[2]), site.out())
+    contract(site, bound, letters_of(result), "")
+    bound.read(letters_of(result[len(result) - len(bias.dims) :]), bias, factor=False)
+    return bound.result(letters_of(result), site.out())
 
 
-def _einsum_macs(shape: Shapes, args: dict[str, Any]) -> int:
-    equation = args["equation"].replace(" ", "").split("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    for index, text in enumerate(equation):
-        actual = shape(f"tensors.{index}")
-        lead, _, tail = text.partition("...")
-        for letter, size in [*zip(lead, actual, strict=False)]:
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        for letter, size in [*zip(reversed(tail), reversed(actual), strict=False)]:
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        if "..." in text:
-            wild = actual[len(lead) : len(actual) - len(tail)]
-            sizes["..."] = max(prod(wild), sizes.get("...", 1))
-    return prod(sizes.values())
+CONVOLUTION = {False: "... (g i) *, (g o) i *, (g o)? -> ... (g o) *"}
+CONVOLUTION[True] = "... (g i) *, (g i) o *, (g o)? -> ... (g o) *"
+CONVOLUTIONS = {
+    transposed: PatternRule(
+        text,
+        ("input", "weight", "bias"),
+        {"g": "groups"},
+        roles={"g": "group", "i": "channel", "o": "channel"},
+    )
+    for transposed, text in CONVOLUTION.items()
+}
 
 
-@couples(aten.einsum.default, macs=_einsum_macs)
-def einsum(site: Site) -> TensorGuard:
-    """Couple the axes that an einsum equation gives one letter."""
-    equation = str(site.args["equation"]).replace(" ", "").replace("...", ".")
-    left, arrow, right = equation.partition("->")
-    texts = left.split(",")
-    if not arrow:
-        letters = sorted({k for k in left if k not in ",."})
-        right = ("." if "." in left else "") + "".join(k for k in letters if left.count(k) == 1)
-    if any(text.count(k) > 1 for text in texts for k in set(text)):
-        site.pin_all(site.many("tensors"), f"einsum {equation!r} takes a diagonal")
-        return site.fixed()
-    values = site.many("tensors")
-    operands = [(v, _letters(text)) for v, text in zip(values, texts, strict=True)]
-    return _couple(site, operands, _letters(right))
+@couples(
+    aten.convolution.default,
+    macs=lambda shape, args: (_deconv if args["transposed"] else _conv)(shape, args),
+)
+def convolution(site: Site) -> TensorGuard:
+    """Couple what a decomposed convolution is, transposed or not."""
+    return CONVOLUTIONS[bool(site.args["transposed"])].couple(site)
+
+
+@rewrites(aten.convolution.default)
+def count_groups(edit: Edit) -> None:
+    """Set the number of groups."""
+    CONVOLUTIONS[bool(edit.args["transposed"])].rewrite(edit)

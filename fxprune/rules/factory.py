@@ -36,6 +36,7 @@ WHOLE = [
     aten.arange.start,
     aten.arange.start_step,
     aten.linspace.default,
+    aten.logspace.default,
     aten.eye.default,
     aten.eye.m,
     aten.scalar_tensor.default,
@@ -46,7 +47,7 @@ WHOLE = [
 def filled(site: Site) -> TensorGuard:
     """Let every static axis be one of variables that no parameter owns."""
     out = site.out()
-    fill = SIZED[site.node.target]
+    fill = SIZED[site.operator]
     value = site.args.get("fill_value") if fill is None else fill
     dims: list[Ids] = [
         true(size) if fix else site.fresh(size)
@@ -70,7 +71,8 @@ def resize_filled(edit: Edit) -> None:
 def like(site: Site) -> TensorGuard:
     """Take the axes of the operand."""
     x = site.tensor("self")
-    zero = site.node.target is aten.zeros_like.default
+    fill = 0 if site.operator is aten.zeros_like.default else site.args.get("fill_value")
+    zero = not isinstance(fill, fx.Node) and fill == 0
     return TensorGuard(x.dims, (zero,) * len(x.dims))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,22 @@ from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
 
 aten = torch.ops.aten
 
+# what stands between a constant and its use without changing it
+COPIES = {
+    aten.lift_fresh_copy.default,
+    aten.lift_fresh.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.clone.default,
+    aten.alias.default,
+}
+ADDRESSED = "the indices address this axis"
+
 
 def constant_of(arg: Any) -> torch.Tensor | None:
     """Return the value of a node that reads a constant one-dimensional index tensor."""
+    while isinstance(arg, fx.Node) and arg.target in COPIES:
+        arg = arg.args[0]
     if not isinstance(arg, fx.Node) or arg.op != "get_attr":
         return None
     owner: Any = arg.graph.owning_module
@@ -36,36 +50,62 @@ def embedding(site: Site) -> TensorGuard:
     return TensorGuard(dims, (*(False for _ in indices.dims), weight.zero[1]))
 
 
+@couples(aten.embedding_bag.padding_idx, aten.embedding_bag.default)
+def embedding_bag(site: Site) -> tuple[TensorGuard, ...]:
+    """Couple `v d -> bags d`: rows and bags stay."""
+    weight = site.tensor("weight")
+    others = [site.optional(name) for name in ("indices", "offsets", "per_sample_weights")]
+    site.pin_all(
+        [TensorGuard(weight.dims[:1], (False,)), *others], "the indices address these rows"
+    )
+    site.role(weight.dims[1], "channel")
+    bags = true(shape_of(site.node.meta["val"][0])[0])
+    result = TensorGuard((bags, weight.dims[1]), (False, weight.zero[1]))
+    return result, *(_beside(site, one, weight.dims[1]) for one in site.node.meta["val"][1:])
+
+
+def _beside(site: Site, value: torch.Tensor, width: Ids) -> TensorGuard:
+    fixed = site.fixed(value)
+    wide = len(fixed.dims) == 2 and len(fixed.dims[1]) == len(width)
+    return fixed.with_(1, width) if wide else fixed
+
+
+@couples(aten.one_hot.default)
+def one_hot(site: Site) -> TensorGuard:
+    """Add an axis of classes, which stays."""
+    x = site.tensor("self")
+    return TensorGuard((*x.dims, true(shape_of(site.out())[-1])), (False,) * (len(x.dims) + 1))
+
+
 @couples(aten.index_select.default)
 def index_select(site: Site) -> TensorGuard:
     """Take rows by number: known ones move with the axis, others pin it."""
-    x, dim = site.tensor("self"), int(site.args["dim"])
-    return _gathered(site, x, dim % max(1, len(x.dims)), site.args["index"])
+    x = site.tensor("self")
+    return gathered(site, x, x.axis(site.args["dim"]), site.args["index"])
 
 
-def _gathered(site: Site, x: TensorGuard, dim: int, index: Any) -> TensorGuard:
-    dims, zeros = list(x.dims), list(x.zero)
-    rows = constant_of(index)
-    if rows is not None:
-        dims[dim] = x.dims[dim][rows.numpy()]
-        site.pin_all([site.of(index)], "the indices are rewritten, not shortened")
-    else:
-        site.pin(x.dims[dim], "the indices address this axis")
-        of = site.of(index)
-        dims[dim], zeros[dim] = (of.dims[0] if of and of.dims else true(1)), False
-    return TensorGuard(tuple(dims), tuple(zeros))
+def gathered(site: Site, x: TensorGuard, dim: int, index: Any) -> TensorGuard:
+    """Return the guards of the rows of `x` that a one-dimensional index takes."""
+    rows, of = constant_of(index), site.of(index)
+    if rows is not None and x.dims:
+        site.pin_all([of], "the indices are rewritten, not shortened")
+        return x.with_(dim, x.dims[dim][rows.numpy()])
+    for g in x.dims[dim : dim + 1]:
+        site.pin(g, ADDRESSED)
+    picked = of.dims[0] if of is not None and of.dims else true(1)
+    return x.with_(dim, picked, False) if x.dims else x
 
 
 @rewrites(aten.index_select.default)
 def reindex(edit: Edit) -> None:
     """Take the kept rows among those that are kept."""
-    rows = constant_of(edit.source.args[2])
-    dim = int(edit.args["dim"]) % len(edit.value("self").dims)
-    if rows is not None and not edit.mask("self", dim).all():
+    rows, x = constant_of(edit.source.args[2]), edit.value("self")
+    dim = x.axis(edit.args["dim"])
+    if rows is not None and x.dims and not edit.mask("self", dim).all():
         take(edit, "self", dim, rows.numpy())
 
 
-def _single(indices: list[Any]) -> int | None:
+def _single(indices: Sequence[Any]) -> int | None:
     places = [d for d, index in enumerate(indices) if index is not None]
     return places[0] if len(places) == 1 else None
 
@@ -76,56 +116,66 @@ def index(site: Site) -> TensorGuard:
     x, indices = site.tensor("self"), list(site.args["indices"])
     only = _single(indices)
     if only is not None and constant_of(indices[only]) is not None:
-        return _gathered(site, x, only, indices[only])
-    places = [d for d, one in enumerate(indices) if one is not None]
-    values = [value for d in places if (value := site.of(indices[d])) is not None]
-    consumed = 0
-    for d in places:
-        meta = indices[d].meta["val"]
-        wide = meta.ndim if meta.dtype == torch.bool else 1
-        for at in range(d, d + wide):
-            site.pin(x.dims[at], "the indices address this axis")
-        consumed += wide
-    out = site.out()
-    sizes = shape_of(out)
-    inner = len(sizes) - (len(x.dims) - consumed)
-    middle = _broadcast(site, values, sizes, inner, places)
-    rest = [(x.dims[d], x.zero[d]) for d in range(len(x.dims)) if d not in _covered(site, places)]
-    adjacent = places == list(range(places[0], places[-1] + 1))
-    at = places[0] if adjacent else 0
-    joined = [*rest[:at], *((g, False) for g in middle), *rest[at:]]
-    dims = [true(n) if fix else g for (g, _), n, fix in zip(joined, sizes, symbolic(out), strict=True)]
-    return TensorGuard(tuple(dims), tuple(zero for _, zero in joined))
+        return gathered(site, x, only, indices[only])
+    return addressed(site, x, indices, site.out())
 
 
-def _covered(site: Site, places: list[int]) -> set[int]:
-    covered: set[int] = set()
-    for d in places:
-        meta = site.args["indices"][d].meta["val"]
-        covered |= set(range(d, d + (meta.ndim if meta.dtype == torch.bool else 1)))
-    return covered
+def addressed(site: Site, x: TensorGuard, indices: Sequence[Any], out: torch.Tensor) -> TensorGuard:
+    """Pin the axes of `x` that tensors of indices address; return the guards of what they take."""
+    covered: list[int] = []
+    d = 0
+    for one in indices:
+        wide = _width(one)
+        if one is not None:
+            covered += range(d, d + wide)
+        d += wide
+    for d in covered:
+        site.pin(x.dims[d], ADDRESSED)
+    sizes, rest = shape_of(out), x.without(covered)
+    inner = len(sizes) - len(rest.dims)
+    adjacent = bool(covered) and covered == list(range(covered[0], covered[-1] + 1))
+    at = covered[0] if adjacent and _adjacent(indices) else 0
+    middle = _broadcast(site, indices, sizes[at : at + inner])
+    dims = [*rest.dims[:at], *middle, *rest.dims[at:]]
+    dims = [true(n) if fix else g for g, n, fix in zip(dims, sizes, symbolic(out), strict=True)]
+    return TensorGuard(tuple(dims), (*rest.zero[:at], *(False for _ in middle), *rest.zero[at:]))
 
 
-def _broadcast(
-    site: Site, values: list[TensorGuard], sizes: tuple[int, ...], inner: int, places: list[int]
-) -> list[Ids]:
+def _width(one: Any) -> int:
+    """Return how many axes an index consumes: a mask as many as it has."""
+    meta = one.meta["val"] if isinstance(one, fx.Node) else None
+    return meta.ndim if meta is not None and meta.dtype in (torch.bool, torch.uint8) else 1
+
+
+def _adjacent(indices: Sequence[Any]) -> bool:
+    places = [k for k, one in enumerate(indices) if one is not None]
+    return places == list(range(places[0], places[-1] + 1))
+
+
+def _broadcast(site: Site, indices: Sequence[Any], sizes: Sequence[int]) -> list[Ids]:
     """Return the guards of the axes that the index tensors, broadcast together, put in."""
-    at = places[0] if places == list(range(places[0], places[-1] + 1)) else 0
+    values = [value for one in indices if (value := site.of(one)) is not None]
+    if any(_width(one) > 1 or _is_mask(one) for one in indices):
+        site.pin_all(values, "a mask picks as many as it marks")
+        return [true(size) for size in sizes]
     dims: list[Ids] = []
-    for back in range(-inner, 0):
-        size = sizes[at + inner + back]
-        meet = [v.dims[back] for v in values if len(v.dims) >= -back and len(v.dims[back]) == size]
-        g = meet[0] if meet and size != 1 else true(size)
+    for back in range(-len(sizes), 0):
+        meet = [v.dims[back] for v in values if len(v.dims) >= -back and len(v.dims[back]) != 1]
+        g = meet[0] if meet else true(sizes[back])
         for other in meet[1:]:
             g = site.unify(g, other)
         dims.append(g)
     return dims
 
 
+def _is_mask(one: Any) -> bool:
+    return isinstance(one, fx.Node) and one.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
 @rewrites(aten.index.Tensor)
 def reindex_tensor(edit: Edit) -> None:
     """Take the kept rows among those that are kept, where one constant index says which."""
-    indices = list(edit.source.args[1])  # type: ignore[arg-type]
+    indices: list[Any] = list(edit.source.args[1])  # type: ignore[arg-type]
     only = _single(indices)
     rows = constant_of(indices[only]) if only is not None else None
     if only is not None and rows is not None and not edit.mask("self", only).all():
@@ -135,12 +185,25 @@ def reindex_tensor(edit: Edit) -> None:
 @couples(aten.gather.default)
 def gather(site: Site) -> TensorGuard:
     """Take elements along one axis; the others are the index tensor's."""
-    x, index_, dim = site.tensor("self"), site.tensor("index"), int(site.args["dim"])
-    dim %= max(1, len(x.dims))
-    dims = list(index_.dims)
+    x, picked = site.tensor("self"), site.tensor("index")
+    dim = x.axis(site.args["dim"])
+    return along(site, x, [picked], dim)
+
+
+def along(site: Site, x: TensorGuard, others: Sequence[TensorGuard], dim: int) -> TensorGuard:
+    """Pin axis `dim` of `x`; unify the others with those of the tensors beside it.
+
+    Where those are shorter than `x`, a prefix of it is meant, and both stay.
+    """
+    first = others[0]
     for d, g in enumerate(x.dims):
-        if d == dim or len(g) != len(dims[d]):
-            site.pin(g, "the indices address this axis")
-        else:
-            dims[d] = site.unify(dims[d], g)
-    return TensorGuard(tuple(dims), (False,) * len(dims))
+        for other in others:
+            if d != dim and len(g) == len(other.dims[d]) == len(first.dims[d]):
+                g = site.unify(g, other.dims[d])
+            elif d == dim and len(other.dims[d]) == len(first.dims[d]):
+                site.unify(first.dims[d], other.dims[d])
+            else:
+                site.pin_all([TensorGuard((g, other.dims[d], first.dims[d]), ())], ADDRESSED)
+        if d == dim:
+            site.pin(g, ADDRESSED)
+    return TensorGuard(first.dims, (False,) * len(first.dims))

@@ -20,7 +20,7 @@ import torch
 
 from fxprune.guards import Ids, outer, true
 from fxprune.rules.registry import Macs, Rule, register
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, unbounded
 
 Axis = tuple[str, ...]  # the letters of one axis; ("*",), ("...",) and ("_",) are wild
 
@@ -92,7 +92,7 @@ class Bound:
                     self.site.pin(g, "a spatial or kernel axis keeps its size")
             else:
                 self._take(axis, dims[at])
-                seen |= {letter: zeros[at] for letter in axis}
+                seen |= dict.fromkeys(axis, zeros[at])
             at += n
         self._zeros(seen, factor)
 
@@ -152,7 +152,7 @@ class Bound:
                 dims.append(outer([self.letters[letter] for letter in axis]))
                 live = [self.zero.get(k, False) for k in axis if self.letters[k].shape[1]]
                 zeros.append(all(live))
-        for d, (size, fix) in enumerate(zip(sizes, symbolic(out), strict=True)):
+        for d, (size, fix) in enumerate(zip(sizes, unbounded(out), strict=True)):
             if fix or len(dims[d]) != size:
                 self.site.pin(dims[d], "a size depends on the input")
                 dims[d] = true(size)
@@ -163,8 +163,9 @@ class Bound:
 class PatternRule:
     """Couple and rewrite by a pattern; `counts` maps letters to the arguments that hold their size.
 
-    Groups of one input channel each are channels. A letter in `approximate` is one whose statistics the operator takes, so that dropping is not
-    zeroing. `elementwise` operators keep a zero only where a weight and its bias both make one.
+    Groups of one input channel each are channels. A letter in `approximate` is one whose statistics
+    the operator takes, so that dropping is not zeroing. `affine` operators end in a weight and a
+    bias, and keep a zero only where both make one.
     """
 
     text: str
@@ -212,10 +213,10 @@ class PatternRule:
             edit.set(name, self._count(edit, pattern, letter))
 
     def _count(self, edit: Edit, pattern: Pattern, letter: str) -> int:
-        """Count the kept indices of one letter: the kept product over the per-letter rest."""
+        """Count the kept indices of one letter, in an operand whose axes are all in place."""
         for operand, axes in zip(self.operands, pattern.operands, strict=True):
-            for d, axis in enumerate(axes):
-                if letter in axis and "..." not in axis:
+            for d, axis in enumerate(axes if ("...",) not in axes else ()):
+                if letter in axis:
                     mask = edit.mask(operand, d)
                     size = int(edit.args[self.counts[letter]])
                     split = mask.reshape(size, -1) if axis[0] == letter else mask[None]
@@ -246,8 +247,8 @@ def rule(
     macs: Macs | None = None,
     **counts: str,
 ) -> None:
-    """Register a pattern for one operator or several; `g="groups"` names the argument that counts g."""
-    listed = operators if isinstance(operators, (list, tuple)) else [operators]
+    """Register a pattern for one operator or several; `g="groups"` names what counts g."""
+    listed: Sequence[Any] = operators if isinstance(operators, (list, tuple)) else [operators]
     for operator in listed:
         names = [a.name for a in operator._schema.arguments if "Tensor" in str(a.type)]
         names = names[: len(parse(text).operands)]

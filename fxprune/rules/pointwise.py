@@ -15,28 +15,27 @@ from torch import fx
 
 from fxprune.guards import Ids, true
 from fxprune.rules.registry import Rule, couples
-from fxprune.rules.site import Site, TensorGuard, hint, shape_of, symbolic
+from fxprune.rules.site import Site, TensorGuard, hint, shape_of, unbounded
 
 aten = torch.ops.aten
 
 # not tagged as pointwise by torch, and pointwise all the same
-UNTAGGED = set(
-    """
-    absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan arctan2 arctanh bernoulli
-    bfloat16 celu clamp clip clone contiguous copy detach detach_copy divide double dropout elu
-    fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill fix float
-    float_power floor_divide greater greater_equal half hardshrink hardsigmoid hardswish hardtanh
-    isclose isfinite isinf isnan isreal ldexp leaky_relu less less_equal lift lift_fresh
-    lift_fresh_copy log_sigmoid logical_and logical_not logical_or logical_xor masked_fill mish
-    multiply native_dropout negative not_equal positive relu6 resolve_conj resolve_neg rrelu rsub
-    selu silu softplus softsign special_entr special_erf special_exp2 special_expit special_expm1
-    special_gammaln special_log1p special_logit special_ndtr special_round special_sinc
-    special_xlogy square subtract tanhshrink threshold to _to_copy true_divide type_as where
-    xlogy zero special_erfc special_erfinv
-    """.split()
-)
+UNTAGGED = """
+_to_copy absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan arctan2 arctanh
+bernoulli bfloat16 celu clamp clip clone contiguous copy detach detach_copy divide double
+dropout elu fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill fix float
+float_power floor_divide greater greater_equal half hardshrink hardsigmoid hardswish hardtanh
+isclose isfinite isinf isnan isreal ldexp leaky_relu less less_equal lift lift_fresh
+lift_fresh_copy log_sigmoid logical_and logical_not logical_or logical_xor masked_fill mish
+multiply native_dropout negative not_equal positive relu6 resolve_conj resolve_neg rrelu rsub
+selu silu softplus softsign special_entr special_erf special_erfc special_erfinv special_exp2
+special_expit special_expm1 special_gammaln special_log1p special_logit special_ndtr
+special_round special_sinc special_xlogy square subtract tanhshrink threshold to true_divide
+type_as where xlogy zero
+"""
+POINTWISE_NAMES = frozenset(UNTAGGED.split())
 SAME = {"to", "type_as"}  # of the second tensor operand only the dtype and device matter
-NUMBERS = (-2.0, -0.5, 0.5, 2.0)  # tried for operands of which nothing is known
+NUMBERS = (-2.0, -0.5, 0.0, 0.5, 2.0)  # tried for operands of which nothing is known
 REPEATS = 8  # of each trial, for operators that draw random numbers
 
 
@@ -51,7 +50,7 @@ def is_pointwise(operator: Any) -> bool:
         return False
     if any(argument.is_out for argument in operator._schema.arguments):
         return False
-    if torch.Tag.pointwise in operator.tags or name_of(operator) in UNTAGGED:
+    if torch.Tag.pointwise in operator.tags or name_of(operator) in POINTWISE_NAMES:
         return True
     functional = getattr(aten, name_of(operator), None)
     overload = getattr(functional, operator._overloadname, None) if functional else None
@@ -71,7 +70,7 @@ def couple(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
 def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) -> TensorGuard:
     operands = {name: site.tensor(name) for name in names}
     sizes, dims, zeros = shape_of(out), list[Ids](), list[bool]()
-    for d, (size, fix) in enumerate(zip(sizes, symbolic(out), strict=True)):
+    for d, (size, fix) in enumerate(zip(sizes, unbounded(out), strict=True)):
         back = d - len(sizes)
         meet = {
             name: value.dims[back]
@@ -90,13 +89,11 @@ def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) 
     return TensorGuard(tuple(dims), tuple(zeros))
 
 
-def keeps_zero(
-    node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0
-) -> bool:
+def keeps_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0) -> bool:
     """Tell whether the result is zero where the operands `zero` are, by trying the operator.
 
-    The other operands take every combination of a few numbers, a denominator's zero not among
-    them: where it is zero is where the model itself divides by zero.
+    The other operands take every combination of a few numbers. A result that is not a number does
+    not count: zero by zero is where the model itself divides by zero.
     """
     tried: dict[str, Any] = {}
     unknown: list[str] = []
@@ -131,7 +128,7 @@ def _is_zero(operator: Any, arguments: dict[str, Any], index: int) -> bool:
     except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
         return False  # it cannot be tried on these numbers: nothing is known
     result = result[index] if isinstance(result, (tuple, list)) else result
-    return not bool(result.any())
+    return not bool(result.nan_to_num(0.0).any() if result.is_floating_point() else result.any())
 
 
 POINTWISE = Rule(couple)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fxprune.rules.site import Site, TensorGuard
 
 aten = torch.ops.aten
 
-GATES = {
+GATES: dict[Any, int] = {
     aten.lstm.input: 4,
     aten.gru.input: 3,
     aten.rnn_tanh.input: 1,
@@ -26,6 +27,36 @@ def _macs(shape: Shapes, args: dict[str, Any]) -> int:
     return steps * batch * sum(w[0] * w[1] for w in weights if len(w) == 2)
 
 
+CELLS: dict[Any, int] = {
+    aten.lstm_cell.default: 4,
+    aten.gru_cell.default: 3,
+    aten.rnn_tanh_cell.default: 1,
+    aten.rnn_relu_cell.default: 1,
+}
+
+
+def _cell_macs(shape: Shapes, args: dict[str, Any]) -> int:
+    return shape("input")[0] * (prod(shape("w_ih")) + prod(shape("w_hh")))
+
+
+@couples(*CELLS, macs=_cell_macs)
+def cell(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
+    """Couple one step: `b i, b h, (g h) i, (g h) h, (g h)?, (g h)? -> b h`; gates stay."""
+    x, given = site.tensor("input"), site.args["hx"]
+    states = [
+        s for arg in (given if isinstance(given, (list, tuple)) else [given]) if (s := site.of(arg))
+    ]
+    hidden, rows = states[0].dims[-1], x.dims[:-1]
+    for state in states:
+        hidden = site.unify(hidden, state.dims[-1])
+        rows = tuple(site.unify(a, b) for a, b in zip(rows, state.dims[:-1], strict=True))
+    site.role(hidden, "hidden")
+    weights = [v for name in ("w_ih", "w_hh", "b_ih", "b_hh") if (v := site.optional(name))]
+    _layer(site, weights, CELLS[site.operator], (x.dims[-1], x.zero[-1]), hidden, hidden)
+    result = TensorGuard((*rows, hidden), (*(False for _ in rows), _starts_zero(states)))
+    return result if len(states) == 1 else (result, result)
+
+
 @couples(*GATES, macs=_macs)
 def recurrent(site: Site) -> tuple[TensorGuard, ...]:
     """Couple `(g h) i` and `(g h) h` weights over layers and directions; gates stay."""
@@ -33,7 +64,7 @@ def recurrent(site: Site) -> tuple[TensorGuard, ...]:
     hx = site.args["hx"]
     states = [s for arg in (hx if isinstance(hx, (list, tuple)) else [hx]) if (s := site.of(arg))]
     params = site.many("params")
-    gates, directions = GATES[site.node.target], 2 if site.args["bidirectional"] else 1
+    gates, directions = GATES[site.operator], 2 if site.args["bidirectional"] else 1
     per = (4 if site.args["has_biases"] else 2) + _projected(site, params)
     hidden, out = _state(site, states)
     feed, zero = x.dims[-1], x.zero[-1]

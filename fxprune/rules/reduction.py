@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxprune.guards import Ids, true
+from fxprune.rules.pointwise import name_of
 from fxprune.rules.registry import couples
 from fxprune.rules.site import Site, TensorGuard
 
@@ -16,69 +19,111 @@ aten = torch.ops.aten
 NEUTRAL_ZERO = [
     aten.sum.default,
     aten.sum.dim_IntList,
+    aten.nansum.default,
     aten.linalg_vector_norm.default,
     aten.norm.Scalar,
     aten.norm.ScalarOpt_dim,
+    aten.norm.ScalarOpt_dtype,
+    aten.norm.ScalarOpt_dim_dtype,
     aten.any.default,
     aten.any.dim,
+    aten.any.dims,
+    aten.count_nonzero.default,
     aten.count_nonzero.dim_IntList,
 ]
 STATISTICS = [
     aten.mean.default,
     aten.mean.dim,
+    aten.nanmean.default,
     aten.amax.default,
     aten.amin.default,
     aten.aminmax.default,
     aten.max.default,
-    aten.max.dim,
     aten.min.default,
-    aten.min.dim,
     aten.prod.default,
     aten.prod.dim_int,
     aten.all.default,
     aten.all.dim,
+    aten.all.dims,
+    aten.var.default,
     aten.var.correction,
     aten.var.dim,
+    aten.var_mean.default,
     aten.var_mean.correction,
+    aten.var_mean.dim,
+    aten.std.default,
     aten.std.correction,
     aten.std.dim,
+    aten.std_mean.default,
+    aten.std_mean.correction,
+    aten.std_mean.dim,
     aten.logsumexp.default,
+    aten.median.default,
+    aten.nanmedian.default,
 ]
-KEEP_ZERO = {"sum", "mean", "amax", "amin", "max", "min", "linalg_vector_norm", "norm", "prod"}
+# the second result holds indices into the axis
+PLACED = [
+    aten.max.dim,
+    aten.min.dim,
+    aten.median.dim,
+    aten.nanmedian.dim,
+    aten.mode.default,
+    aten.kthvalue.default,
+]
+ZERO_OF_ZEROS = """
+sum nansum mean nanmean amax amin aminmax max min median linalg_vector_norm norm prod any all
+count_nonzero var std var_mean std_mean nanmedian mode kthvalue
+"""
+KEEP_ZERO = frozenset(ZERO_OF_ZEROS.split())
 
 
-def _dims(site: Site, rank: int) -> set[int]:
-    given = site.args.get("dim")
-    if given is None or given == []:
+def axes_of(site: Site, rank: int, given: Any) -> set[int]:
+    """Return the numbers of the axes an operator reduces: all where it names none."""
+    if given is None or given == [] or rank == 0:
         return set(range(rank))
     return {int(d) % max(1, rank) for d in (given if isinstance(given, (list, tuple)) else [given])}
 
 
-@couples(*NEUTRAL_ZERO, *STATISTICS)
-def reduce(site: Site) -> Any:
+def _neutral(site: Site) -> bool:
+    order = site.args.get("ord", site.args.get("p"))
+    return site.operator in NEUTRAL_ZERO and (order is None or order >= 0)
+
+
+@couples(*NEUTRAL_ZERO, *STATISTICS, *PLACED)
+def reduce(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     """Reduce some axes; their removal is exact where a zero is neutral and they are zero."""
     x = site.tensor("self")
-    gone = _dims(site, len(x.dims))
-    exact = site.node.target in NEUTRAL_ZERO
+    gone = axes_of(site, len(x.dims), site.args.get("dim"))
+    exact = _neutral(site)
     for d in gone:
         if not (exact and x.zero[d]):
-            site.approximate(x.dims[d], f"{site.node.target} takes statistics over this axis")
-    keep = bool(site.args.get("keepdim", False))
-    name = str(site.node.target._schema.name).split("::")[-1]
+            site.approximate(x.dims[d], f"{site.operator} takes statistics over this axis")
+    keeps = name_of(site.operator) in KEEP_ZERO and (exact or site.operator not in NEUTRAL_ZERO)
     dims: list[Ids] = []
     zeros: list[bool] = []
     for d, g in enumerate(x.dims):
-        if d not in gone or keep:
+        if d not in gone or site.args.get("keepdim"):
             dims.append(true(1) if d in gone else g)
-            zeros.append(d not in gone and name in KEEP_ZERO and x.zero[d])
+            zeros.append(d not in gone and keeps and x.zero[d])
     result = TensorGuard(tuple(dims), tuple(zeros))
     value = site.node.meta["val"]
     if not isinstance(value, (tuple, list)):
         return result
-    if site.node.target in (aten.max.dim, aten.min.dim):
+    places = TensorGuard(result.dims, (False,) * len(result.dims))
+    if site.operator not in PLACED:
+        return tuple(result for _ in value)
+    if reads(site.node, 1) or site.operator is aten.kthvalue.default:
         for d in gone:
             site.pin(x.dims[d], "the result holds indices into this axis")
-    return tuple(result for _ in value)
+    return result, places
+
+
+def reads(node: fx.Node, index: int) -> bool:
+    """Tell whether anything uses the `index`-th result of a node."""
+    return any(
+        user.target is not operator.getitem or (user.args[1] == index and user.users)
+        for user in node.users
+    )
 
 
 @couples(
@@ -91,49 +136,28 @@ def reduce(site: Site) -> Any:
 def softmax(site: Site) -> TensorGuard:
     """Normalise along one axis; its removal is approximate. The axis before the last two: heads."""
     x = site.tensor("self")
-    dim = int(site.args["dim"]) % max(1, len(x.dims))
-    site.approximate(x.dims[dim], f"{site.node.target} takes statistics over this axis")
+    dim = x.axis(site.args["dim"])
+    for g in x.dims[dim : dim + 1]:
+        site.approximate(g, f"{site.operator} takes statistics over this axis")
     if len(x.dims) >= 3 and dim == len(x.dims) - 1:
         site.role(x.dims[-3], "head")
     return TensorGuard(x.dims, (False,) * len(x.dims))
 
 
-@couples(aten.cumsum.default)
-def cumsum(site: Site) -> TensorGuard:
+@couples(aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default)
+def cumulate(site: Site) -> TensorGuard:
     """Sum along an axis: a zero adds nothing, and its own place leaves with it."""
     x = site.tensor("self")
-    dim = int(site.args["dim"]) % max(1, len(x.dims))
-    if not x.zero[dim]:
-        site.approximate(x.dims[dim], "cumsum adds what is dropped to what follows")
-    zeros = tuple(zero and d != dim for d, zero in enumerate(x.zero))
+    dim = x.axis(site.args["dim"])
+    for g in x.dims[dim : dim + 1]:
+        if site.operator is not aten.cumsum.default or not x.zero[dim]:
+            site.approximate(g, f"{site.operator} adds what is dropped to what follows")
+    keeps = site.operator is not aten.logcumsumexp.default
+    zeros = tuple(zero and keeps and d != dim for d, zero in enumerate(x.zero))
     return TensorGuard(x.dims, zeros)
 
 
-@couples(aten.argmax.default, aten.argmin.default, aten.topk.default, aten.sort.default)
-def order(site: Site) -> Any:
-    """Pin the axis that is ranked: the result holds indices into it."""
-    x = site.tensor("self")
-    given = site.args.get("dim")
-    ranked = set(range(len(x.dims))) if given is None else {int(given) % max(1, len(x.dims))}
-    for d in ranked:
-        site.pin(x.dims[d], "the result holds indices into this axis")
-    value = site.node.meta["val"]
-    several = isinstance(value, (tuple, list))
-    first = value[0] if several else value
-    dims: list[Ids] = []
-    rest = iter([g for d, g in enumerate(x.dims) if d not in ranked])
-    for d in range(first.ndim):
-        kept_rank = first.ndim == len(x.dims)
-        dims.append(true(int(first.shape[d])) if kept_rank and d in ranked else _next(x, d, rest, kept_rank))
-    result = TensorGuard(tuple(dims), (False,) * len(dims))
-    return tuple(result for _ in value) if several else result
-
-
-def _next(x: TensorGuard, d: int, rest: Any, kept_rank: bool) -> Ids:
-    return x.dims[d] if kept_rank else next(rest)
-
-
-@couples(aten.tril.default, aten.triu.default)
+@couples(aten.tril.default, aten.triu.default, aten.tril_.default, aten.triu_.default)
 def triangle(site: Site) -> TensorGuard:
     """Keep the last two axes, whose positions are compared."""
     x = site.tensor("self")

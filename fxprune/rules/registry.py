@@ -6,13 +6,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from fxprune.rules.site import Edit, Site, Value
 
 Shapes: TypeAlias = Callable[[str], tuple[int, ...]]  # operand name ("->" is the result) -> sizes
 Couple: TypeAlias = Callable[[Site], Value]
 Rewrite: TypeAlias = Callable[[Edit], None]
+C = TypeVar("C", bound=Couple)
 Macs: TypeAlias = Callable[[Shapes, dict[str, Any]], int]
 
 
@@ -43,10 +44,10 @@ def register(operators: Sequence[Any], rule: Rule) -> None:
         RULES[operator] = rule
 
 
-def couples(*operators: Any, macs: Macs | None = None) -> Callable[[Couple], Couple]:
+def couples(*operators: Any, macs: Macs | None = None) -> Callable[[C], C]:
     """Register the decorated function as the coupling of `operators`."""
 
-    def decorate(function: Couple) -> Couple:
+    def decorate(function: C) -> C:
         register(operators, Rule(function, macs=macs))
         return function
 

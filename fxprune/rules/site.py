@@ -1,4 +1,4 @@
-"""Where a rule meets a graph: a node while guards are coupled, and the same node while it shrinks."""
+"""Where a rule meets a graph: a node while guards are coupled, and again while it shrinks."""
 
 from __future__ import annotations
 
@@ -94,6 +94,14 @@ def symbolic(value: torch.Tensor) -> tuple[bool, ...]:
     return tuple(not isinstance(size, int) for size in value.shape)
 
 
+def unbounded(value: torch.Tensor) -> tuple[bool, ...]:
+    """Return which sizes are symbols alone: of `12·batch`, the 12 may still shrink."""
+    return tuple(
+        not isinstance(size, int) and int(size.node.expr.as_coeff_Mul()[0]) == 1
+        for size in value.shape
+    )
+
+
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Return a node's arguments by the names of its operator's schema, defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -116,6 +124,11 @@ class Site:
         self.args = arguments(node)
 
     # -- operands --------------------------------------------------------------------------------
+
+    @property
+    def operator(self) -> Any:
+        """Return the operator that the node calls."""
+        return self.node.target
 
     def tensor(self, name: str) -> TensorGuard:
         """Return the guards of the tensor operand `name`."""
@@ -198,7 +211,7 @@ class Site:
             self.coupling.approximate.append(Mark(g, self.node.name, text))
 
     def role(self, g: Ids, kind: str) -> None:
-        """Say what this axis is to the operator: a head, a channel, …"""
+        """Say what this axis is to the operator: a head, a channel, and so on."""
         if g.shape[1]:
             self.coupling.roles.append(Mark(g, self.node.name, kind))
 
@@ -221,6 +234,11 @@ class Edit:
         self._values = values
         self._kept = kept
         self._source_args = arguments(source)
+
+    @property
+    def operator(self) -> Any:
+        """Return the operator that the node calls."""
+        return self.node.target
 
     def value(self, name: str) -> TensorGuard:
         """Return the guards of the tensor operand `name`."""
@@ -267,7 +285,7 @@ class Edit:
     def constant(self, value: torch.Tensor, name: str) -> fx.Node:
         """Put a constant tensor before this node and return the node that reads it."""
         graph = self.node.graph
-        owner = graph.owning_module
+        owner: Any = graph.owning_module
         label = f"_{self.node.name}_{name}"
         owner.register_buffer(label, value, persistent=False)
         with graph.inserting_before(self.node):

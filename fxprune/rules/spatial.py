@@ -14,7 +14,7 @@ from fxprune.rules.site import Site, TensorGuard, hint, shape_of
 aten = torch.ops.aten
 
 # operator -> number of trailing spatial axes
-POOLS = {
+POOLS: dict[Any, int] = {
     aten.max_pool1d.default: 1,
     aten.max_pool2d.default: 2,
     aten.max_pool3d.default: 3,
@@ -24,6 +24,8 @@ POOLS = {
     aten.avg_pool1d.default: 1,
     aten.avg_pool2d.default: 2,
     aten.avg_pool3d.default: 3,
+    aten._adaptive_avg_pool2d.default: 2,
+    aten._adaptive_avg_pool3d.default: 3,
     aten.adaptive_avg_pool1d.default: 1,
     aten.adaptive_avg_pool2d.default: 2,
     aten.adaptive_avg_pool3d.default: 3,
@@ -49,6 +51,11 @@ POOLS = {
     aten.upsample_bicubic2d.default: 2,
     aten._upsample_bilinear2d_aa.vec: 2,
     aten._upsample_bicubic2d_aa.vec: 2,
+    aten._upsample_nearest_exact1d.default: 1,
+    aten._upsample_nearest_exact2d.default: 2,
+    aten._upsample_nearest_exact3d.default: 3,
+    aten._upsample_bilinear2d_aa.default: 2,
+    aten._upsample_bicubic2d_aa.default: 2,
     aten.reflection_pad1d.default: 1,
     aten.reflection_pad2d.default: 2,
     aten.reflection_pad3d.default: 3,
@@ -63,10 +70,11 @@ def pool(site: Site) -> Any:
     """Pass the leading axes through; what is zero everywhere stays zero."""
     name = "input" if "input" in site.args else "self"
     value = site.node.meta["val"]
-    n = POOLS[site.node.target]
+    n = POOLS[site.operator]
+    pooled = _over(site, site.tensor(name), n, value if torch.is_tensor(value) else value[0])
     if not isinstance(value, (tuple, list)):
-        return _over(site, site.tensor(name), n, value)
-    return tuple(_over(site, site.tensor(name), n, one) for one in value)
+        return pooled
+    return pooled, TensorGuard(pooled.dims, (False,) * len(pooled.dims))  # the second: positions
 
 
 def _over(site: Site, x: TensorGuard, n: int, out: torch.Tensor) -> TensorGuard:
@@ -79,9 +87,18 @@ def _over(site: Site, x: TensorGuard, n: int, out: torch.Tensor) -> TensorGuard:
 @couples(aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
 def grid_sampler(site: Site) -> TensorGuard:
     """Sample `n c *` on a grid, which stays."""
-    x = site.tensor("input")
-    site.pin_all([site.optional("grid")], "a sampling grid keeps its size")
+    x, grid = site.tensor("input"), site.tensor("grid")
+    site.pin_all([grid], "a sampling grid keeps its size")
+    x = x.with_(0, site.unify(x.dims[0], grid.dims[0]))
     return _over(site, x, len(x.dims) - 2, site.out())
+
+
+@couples(aten.max_unpool2d.default, aten.max_unpool3d.default)
+def unpool(site: Site) -> TensorGuard:
+    """Put values back where a pooling took them from."""
+    n = 2 if site.operator is aten.max_unpool2d.default else 3
+    x = site.unify_all([site.tensor("self"), site.tensor("indices")])
+    return _over(site, TensorGuard(x.dims, site.tensor("self").zero), n, site.out())
 
 
 @couples(aten.im2col.default)
@@ -114,7 +131,9 @@ def col2im(site: Site) -> TensorGuard:
 def unfold(site: Site) -> TensorGuard:
     """Slide a window along one axis, which stays; the window is a new last axis."""
     x = site.tensor("self")
-    dim = int(site.args["dimension"]) % max(1, len(x.dims))
+    if not x.dims:
+        return site.fixed()
+    dim = x.axis(site.args["dimension"])
     site.pin(x.dims[dim], "a window slides along this axis")
     sizes = shape_of(site.out())
     dims: list[Ids] = [true(sizes[d]) if d == dim else g for d, g in enumerate(x.dims)]

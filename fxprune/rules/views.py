@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,12 +11,13 @@ from torch import fx
 
 from fxprune.guards import Ids, outer, true
 from fxprune.rules.registry import couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, unbounded
 
 aten = torch.ops.aten
 
 SIZED = {
     aten.view.default: "size",
+    aten.view_copy.default: "size",
     aten.reshape.default: "shape",
     aten._unsafe_view.default: "size",
     aten._reshape_copy.default: "size",
@@ -24,34 +26,55 @@ SIZED = {
 UNSIZED = [
     aten.flatten.using_ints,
     aten.ravel.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.squeeze_.dim,
     aten.unsqueeze.default,
     aten.unsqueeze_.default,
-    aten.view_as.default,
-    aten.reshape_as.default,
     aten.atleast_1d.default,
     aten.atleast_2d.default,
     aten.atleast_3d.default,
 ]
+SQUEEZES = [
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze_.default,
+    aten.squeeze_.dim,
+    aten.squeeze_.dims,
+]
 
 
-@couples(*SIZED, *UNSIZED)
+@couples(*SIZED, *UNSIZED, *SQUEEZES)
 def view(site: Site) -> TensorGuard:
     """Regroup the axes row-major: the smallest runs of equal product merge, then split."""
     return regroup(site, site.tensor("self"), site.out())
 
 
+@couples(aten.view_as.default, aten.reshape_as.default)
+def view_as(site: Site) -> TensorGuard:
+    """Regroup the axes into those of the other tensor."""
+    x = regroup(site, site.tensor("self"), site.out())
+    joined = site.unify_all([x, site.tensor("other")])
+    return TensorGuard(joined.dims, x.zero)
+
+
 def regroup(site: Site, x: TensorGuard, out: torch.Tensor) -> TensorGuard:
     """Return the guards of `x` viewed with the shape of `out`."""
-    old, new = tuple(len(g) for g in x.dims), shape_of(out)
-    fixed = symbolic(out)
-    runs = groups(old, new)
-    if runs is None:
-        site.pin_all([x], f"a view from {list(old)} to {list(new)} has no fixed factors")
+    new = shape_of(out)
+    viewed = factored(site, x, new, unbounded(out))
+    if viewed is None:
+        old = [len(g) for g in x.dims]
+        site.pin_all([x], f"a view from {old} to {list(new)} has no fixed factors")
         return site.fixed(out)
+    return viewed
+
+
+def factored(
+    site: Site, x: TensorGuard, new: Sequence[int], fixed: Sequence[bool] | None = None
+) -> TensorGuard | None:
+    """Return the guards of `x` viewed with sizes `new`, or None where there are no factors."""
+    runs = groups([len(g) for g in x.dims], new)
+    if runs is None:
+        return None
+    fixed = fixed if fixed is not None else [False] * len(new)
     dims: list[Ids] = [true(size) for size in new]
     zeros = [False] * len(new)
     for olds, news in runs:
@@ -92,14 +115,22 @@ def groups(
 
 @rewrites(*SIZED)
 def resize(edit: Edit) -> None:
-    """Write the kept sizes; one symbolic size becomes -1, several keep their expressions."""
-    name = SIZED[edit.node.target]
-    given = list(edit.args[name])
-    if "dim" in edit.args:  # unflatten
-        start = int(edit.args["dim"]) % len(edit.value("self").dims)
-    else:
-        start = 0
-    edit.set(name, kept_sizes(edit, given, start))
+    """Write the kept sizes; one symbolic size becomes -1, several keep their expressions.
+
+    A view becomes a reshape where nothing writes through it: what it views may lie otherwise now.
+    """
+    name = SIZED[edit.operator]
+    start = edit.value("self").axis(edit.args["dim"]) if "dim" in edit.args else 0  # unflatten
+    sizes = kept_sizes(edit, list(edit.args[name]), start)
+    edit.set(name, sizes)
+    source = edit.source.args[0]
+    users = [*edit.source.users, *(source.users if isinstance(source, fx.Node) else ())]
+    if edit.source.target is aten.view.default and not any(map(_writes, users)):
+        edit.node.target = aten.reshape.default
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def kept_sizes(edit: Edit, given: Sequence[int | fx.Node], start: int = 0) -> list[int | fx.Node]:
@@ -107,151 +138,54 @@ def kept_sizes(edit: Edit, given: Sequence[int | fx.Node], start: int = 0) -> li
     before = [len(g) for g in edit.result().dims][start:]
     after = edit.sizes()[start:]
     sizes: list[int | fx.Node] = []
-    nodes = [size for size in given if isinstance(size, fx.Node)]
-    alone = len(nodes) == 1 and -1 not in given
+    alone = sum(isinstance(size, fx.Node) for size in given) == 1 and -1 not in given
     for size, old, new in zip(given, before, after, strict=False):
         if not isinstance(size, fx.Node):
             sizes.append(-1 if size == -1 else new)
         elif alone:
             sizes.append(-1)
-        elif old == new:
-            sizes.append(size)
         else:
-            with edit.node.graph.inserting_before(edit.node):
-                graph = edit.node.graph
-                scaled = graph.call_function(torch.ops.aten.mul.int, (size, new))
-                sizes.append(graph.call_function(torch.ops.aten.floordiv.int, (scaled, old)))
+            sizes.append(size if old == new else _scaled(edit, size, new, old))
     return sizes
 
 
-@couples(aten.expand.default, aten.expand_as.default, aten.broadcast_to.default)
-def expand(site: Site) -> TensorGuard:
-    """Let an axis of size 1 become a new axis of variables that no parameter owns."""
-    x, out = site.tensor("self"), site.out()
-    sizes, fixed = shape_of(out), symbolic(out)
-    lead = len(sizes) - len(x.dims)
-    dims: list[Ids] = []
-    zeros: list[bool] = []
-    for d, size in enumerate(sizes):
-        old = x.dims[d - lead] if d >= lead else true(1)
-        grows = len(old) == 1 and size != 1
-        dims.append((true(size) if fixed[d] else site.fresh(size)) if grows else old)
-        zeros.append(not grows and d >= lead and x.zero[d - lead])
-    return TensorGuard(tuple(dims), tuple(zeros))
+def _scaled(edit: Edit, size: fx.Node, new: int, old: int) -> fx.Node:
+    """Return `size · new // old`, computed before the node."""
+    graph = edit.node.graph
+    with graph.inserting_before(edit.node):
+        grown = graph.call_function(operator.mul, (size, new))
+        scaled = graph.call_function(operator.floordiv, (grown, old))
+    value = size.meta.get("val")
+    if value is not None:
+        grown.meta["val"], scaled.meta["val"] = value * new, value * new // old
+    return scaled
 
 
-@rewrites(aten.expand.default, aten.broadcast_to.default)
-def resize_expand(edit: Edit) -> None:
-    """Write the kept sizes; a symbolic size keeps its expression."""
-    given = list(edit.args["size"])
-    sizes = [
-        old if isinstance(old, fx.Node) or old == -1 else new
-        for old, new in zip(given, edit.sizes(), strict=True)
-    ]
-    edit.set("size", sizes)
+@rewrites(*SQUEEZES)
+def keep_squeezed(edit: Edit) -> None:
+    """Name the squeezed axes: one that was shrunk to a single index stays an axis."""
+    before = [len(g) for g in edit.value("self").dims]
+    if edit.operator in (aten.squeeze.default, aten.squeeze_.default):
+        dims = [d for d, size in enumerate(before) if size == 1]
+    else:
+        given = edit.args["dim"]
+        named = given if isinstance(given, (list, tuple)) else [given]
+        dims = [int(d) for d in named if before[int(d)] == 1]
+    writes = edit.operator._schema.is_mutable
+    edit.node.target = aten.squeeze_.dims if writes else aten.squeeze.dims
+    edit.node.args, edit.node.kwargs = (edit.args["self"], dims), {}
 
 
-@couples(aten.permute.default)
-def permute(site: Site) -> TensorGuard:
-    """Move the axes."""
-    return _moved(site.tensor("self"), [int(d) for d in site.args["dims"]])
-
-
-@couples(
-    aten.transpose.int,
-    aten.transpose_.default,
-    aten.swapaxes.default,
-    aten.swapdims.default,
-)
-def transpose(site: Site) -> TensorGuard:
-    """Swap two axes."""
+@couples(aten.view_as_complex.default)
+def view_as_complex(site: Site) -> TensorGuard:
+    """Take the pairs of the last axis for complex numbers."""
     x = site.tensor("self")
-    order = list(range(len(x.dims)))
-    a, b = (int(d) for d in list(site.args.values())[1:3])
-    order[a], order[b] = order[b], order[a]
-    return _moved(x, order)
+    site.pin(x.dims[-1], "real and imaginary parts")
+    return x.without([len(x.dims) - 1])
 
 
-@couples(aten.t.default, aten.numpy_T.default, aten.mT.default, aten.adjoint.default)
-def turn(site: Site) -> TensorGuard:
-    """Swap the last two axes (`numpy_T`: reverse them all)."""
+@couples(aten.view_as_real.default)
+def view_as_real(site: Site) -> TensorGuard:
+    """Take complex numbers for pairs along a new last axis."""
     x = site.tensor("self")
-    order = list(range(len(x.dims)))
-    if site.node.target is aten.numpy_T.default:
-        order.reverse()
-    elif len(order) > 1:
-        order[-2:] = order[:-3:-1]
-    return _moved(x, order)
-
-
-@couples(aten.movedim.int, aten.movedim.intlist, aten.moveaxis.int, aten.moveaxis.intlist)
-def movedim(site: Site) -> TensorGuard:
-    """Move some axes to new places, the others staying in order."""
-    x = site.tensor("self")
-    source, place = (
-        [int(d) % len(x.dims) for d in (arg if isinstance(arg, (list, tuple)) else [arg])]
-        for arg in (site.args["source"], site.args["destination"])
-    )
-    rest = iter(d for d in range(len(x.dims)) if d not in source)
-    to = dict(zip(place, source, strict=True))
-    return _moved(x, [to[d] if d in to else next(rest) for d in range(len(x.dims))])
-
-
-def _moved(x: TensorGuard, order: Sequence[int]) -> TensorGuard:
-    return TensorGuard(tuple(x.dims[d] for d in order), tuple(x.zero[d] for d in order))
-
-
-def _blocks(site: Site, x: TensorGuard, sizes: list[int], order: list[int]) -> TensorGuard:
-    """View `x` with `sizes`, permute by `order`, view as the result: (un)shuffles are this."""
-    runs = groups([len(g) for g in x.dims], sizes) or []
-    dims: list[Ids] = [true(size) for size in sizes]
-    zeros = [False] * len(sizes)
-    for olds, news in runs:
-        merged = outer([x.dims[d] for d in olds])
-        zero = all(x.zero[d] for d in olds)
-        parts = site.split(merged, [sizes[d] for d in news])
-        for d, part in zip(news, parts, strict=True):
-            dims[d], zeros[d] = part, zero
-    moved = _moved(TensorGuard(tuple(dims), tuple(zeros)), order)
-    return regroup(site, moved, site.out())
-
-
-@couples(aten.pixel_shuffle.default)
-def pixel_shuffle(site: Site) -> TensorGuard:
-    """Turn `(c r s) h w` into `c (h r) (w s)`; the factors r and s stay."""
-    x, r = site.tensor("self"), int(site.args["upscale_factor"])
-    *lead, c, h, w = (len(g) for g in x.dims)
-    n = len(lead)
-    for g in x.dims[-2:]:
-        site.pin(g, "a spatial axis keeps its size")
-    _keep_factor(site, x.dims[-3], [c // (r * r), r * r])
-    order = [*range(n), n, n + 3, n + 1, n + 4, n + 2]
-    return _blocks(site, x, [*lead, c // (r * r), r, r, h, w], order)
-
-
-@couples(aten.pixel_unshuffle.default)
-def pixel_unshuffle(site: Site) -> TensorGuard:
-    """Turn `c (h r) (w s)` into `(c r s) h w`."""
-    x, r = site.tensor("self"), int(site.args["downscale_factor"])
-    *lead, c, h, w = (len(g) for g in x.dims)
-    n = len(lead)
-    for g in x.dims[-2:]:
-        site.pin(g, "a spatial axis keeps its size")
-    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3]
-    return _blocks(site, x, [*lead, c, h // r, r, w // r, r], order)
-
-
-@couples(aten.channel_shuffle.default)
-def channel_shuffle(site: Site) -> TensorGuard:
-    """Turn `(g c) *` into `(c g) *`; the groups stay."""
-    x, groups_ = site.tensor("self"), int(site.args["groups"])
-    c = len(x.dims[1])
-    group, channel = site.split(x.dims[1], [groups_, c // groups_])
-    site.pin(group, "channel_shuffle keeps its groups")
-    mixed = outer([site.split(channel, [c // groups_])[0], true(groups_)])
-    return TensorGuard((x.dims[0], mixed, *x.dims[2:]), x.zero)
-
-
-def _keep_factor(site: Site, g: Ids, sizes: list[int]) -> None:
-    """Pin the inner factor of a split axis."""
-    site.pin(site.split(g, sizes)[1], "the factor of a pixel shuffle keeps its size")
+    return TensorGuard((*x.dims, true(2)), (*x.zero, False))

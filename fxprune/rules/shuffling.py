@@ -1,0 +1,63 @@
+"""Pixel and channel shuffles: a view, a permutation and a view in one operator."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.guards import outer
+from fxprune.rules.registry import couples, rewrites
+from fxprune.rules.site import Edit, Site, TensorGuard
+from fxprune.rules.views import factored, regroup
+
+aten = torch.ops.aten
+
+
+def _shuffled(site: Site, x: TensorGuard, sizes: list[int], order: list[int]) -> TensorGuard:
+    """View `x` with `sizes`, permute by `order`, view as the result."""
+    viewed = factored(site, x, sizes)
+    if viewed is None:
+        site.pin_all([x], "a shuffle of an empty tensor")
+        return site.fixed()
+    return regroup(site, viewed.moved(order), site.out())
+
+
+@couples(aten.pixel_shuffle.default)
+def pixel_shuffle(site: Site) -> TensorGuard:
+    """Turn `(c r s) h w` into `c (h r) (w s)`; the factors r and s stay."""
+    x, r = site.tensor("self"), int(site.args["upscale_factor"])
+    *lead, c, h, w = (len(g) for g in x.dims)
+    n = len(lead)
+    for g in x.dims[-2:]:
+        site.pin(g, "a spatial axis keeps its size")
+    factor = site.split(x.dims[-3], [c // (r * r), r * r])[1]
+    site.pin(factor, "the factor of a pixel shuffle keeps its size")
+    order = [*range(n), n, n + 3, n + 1, n + 4, n + 2]
+    return _shuffled(site, x, [*lead, c // (r * r), r, r, h, w], order)
+
+
+@couples(aten.pixel_unshuffle.default)
+def pixel_unshuffle(site: Site) -> TensorGuard:
+    """Turn `c (h r) (w s)` into `(c r s) h w`."""
+    x, r = site.tensor("self"), int(site.args["downscale_factor"])
+    *lead, c, h, w = (len(g) for g in x.dims)
+    n = len(lead)
+    for g in x.dims[-2:]:
+        site.pin(g, "a spatial axis keeps its size")
+    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3]
+    return _shuffled(site, x, [*lead, c, h // r, r, w // r, r], order)
+
+
+@couples(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def channel_shuffle(site: Site) -> TensorGuard:
+    """Turn `n (g c) *` into `n (c g) *`."""
+    x, n = site.tensor("self"), int(site.args["groups"])
+    group, channel = site.split(x.dims[1], [n, len(x.dims[1]) // n])
+    site.role(group, "group")
+    return x.with_(1, outer([channel, group]))
+
+
+@rewrites(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
+def regroup_channels(edit: Edit) -> None:
+    """Count the groups of which anything is kept."""
+    rows = edit.mask("self", 1).reshape(int(edit.args["groups"]), -1)
+    edit.set("groups", int(rows.any(axis=1).sum()))

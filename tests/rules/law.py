@@ -1,0 +1,212 @@
+"""The law of a rule, for one operator on sample operands: dropped ≡ zeroed, on the real operator."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.coupling import couple
+from fxprune.guards import Ids, Mask
+from fxprune.rules.site import Coupling, Kept, TensorGuard
+from fxprune.shrinking import kept_indices, shrink
+
+RANDOM_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Input:
+    """Mark an operand that is an input of the model instead of a parameter."""
+
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold an operator and its arguments; `values=False` compares shapes only (randomness)."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    values: bool = True
+
+    @property
+    def text(self) -> str:
+        """Show the call, tensors by their shapes."""
+        shown = [_show(arg) for arg in self.args]
+        shown += [f"{name}={_show(arg)}" for name, arg in self.kwargs.items()]
+        return f"{str(self.operator).removeprefix('aten.')}({', '.join(shown)})"
+
+
+def _show(arg: Any) -> str:
+    if isinstance(arg, Input):
+        return f"input {_show(arg.tensor)}"
+    if isinstance(arg, torch.Tensor):
+        kind = "" if arg.is_floating_point() else str(arg.dtype).removeprefix("torch.")
+        return kind + "[" + " ".join(map(str, arg.shape)) + "]"
+    if isinstance(arg, (list, tuple)):
+        return "(" + ", ".join(map(_show, arg)) + ")"
+    return repr(arg)
+
+
+@dataclass
+class Case:
+    """Hold a graph whose operands are parameters, coupled, with its inputs."""
+
+    module: fx.GraphModule
+    inputs: tuple[torch.Tensor, ...]
+    values: bool = True
+
+    @cached_property
+    def coupling(self) -> Coupling:
+        return couple(self.module, pin_outputs=False)
+
+    @cached_property
+    def reads(self) -> list[fx.Node]:
+        return [node for node in self.module.graph.nodes if node.op == "get_attr"]
+
+    @cached_property
+    def results(self) -> list[TensorGuard]:
+        output = next(node for node in self.module.graph.nodes if node.op == "output")
+        found = [self.coupling.values[node] for node in pytree.tree_leaves(output.args)]
+        return [value for value in found if isinstance(value, TensorGuard)]
+
+    @cached_property
+    def units(self) -> list[int]:
+        """Return every class of variables that can leave, by its representative."""
+        guards = self.coupling.guards
+        every = np.arange(1, guards.size)[:, None]
+        return sorted(set(np.unique(guards.normal(every)).tolist()) - {0})
+
+    @cached_property
+    def approximate(self) -> set[int]:
+        normal = self.coupling.guards.normal
+        return {
+            unit
+            for mark in self.coupling.approximate
+            for unit in normal(mark.guard).ravel().tolist()
+        }
+
+    def dims(self) -> Iterator[Ids]:
+        for node in self.reads:
+            value = self.coupling.values[node]
+            if isinstance(value, TensorGuard):
+                yield from value.dims
+        for result in self.results:
+            yield from result.dims
+
+    def draws(self) -> Iterator[list[int]]:
+        """Yield each unit alone, then some random subsets of them."""
+        yield from ([unit] for unit in self.units)
+        random = np.random.default_rng(0)
+        for _ in range(RANDOM_DRAWS if len(self.units) > 1 else 0):
+            yield [unit for unit in self.units if random.random() < 0.4]
+
+    def alive(self, dropped: list[int]) -> Mask:
+        alive = np.ones(self.coupling.guards.size, dtype=bool)
+        alive[dropped] = False
+        return alive
+
+    def check(self, dropped: list[int]) -> None:
+        """Drop some units and compare with zeroing them; an axis is never emptied."""
+        alive = self.alive(dropped)
+        kept = Kept(self.coupling.guards, alive)
+        if any(len(g) and not kept.mask(g).any() for g in self.dims()):
+            return
+        small = shrink(self.module, self.coupling, alive)
+        zeroed = self.zeroed(alive)
+        with torch.no_grad():
+            actual, full = self.run(small), self.run(zeroed)
+        exact = self.values and not self.approximate & set(dropped)
+        for found, whole, guard in zip(actual, full, self.results, strict=True):
+            assert [len(g) for g in guard.dims] == list(whole.shape)
+            masks = [torch.from_numpy(kept.mask(g)) for g in guard.dims]
+            expected = _restricted(whole, masks)
+            assert found.shape == expected.shape
+            if not exact:
+                continue
+            torch.testing.assert_close(found, expected, equal_nan=True)
+            for d, zero in enumerate(guard.zero):
+                if zero and guard.dims[d].shape[1]:
+                    lost = _restricted(whole, [*masks[:d], ~masks[d], *masks[d + 1 :]])
+                    assert not lost.any(), f"axis {d} is said to be zero where dropped: {lost}"
+
+    def zeroed(self, alive: Mask) -> fx.GraphModule:
+        zeroed = copy.deepcopy(self.module)
+        for name, axes in kept_indices(self.module, self.coupling, alive).items():
+            tensor = dict(zeroed.named_parameters(remove_duplicate=False)).get(name)
+            for d, index in enumerate(axes if tensor is not None else ()):
+                drop = np.setdiff1d(np.arange(tensor.shape[d]), index.numpy())
+                tensor.data.index_fill_(d, torch.from_numpy(drop), 0)
+        return zeroed
+
+    def run(self, module: fx.GraphModule) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        leaves = pytree.tree_leaves(module(*self.inputs))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _restricted(tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+    for d, mask in enumerate(masks):
+        tensor = tensor.index_select(d, mask.nonzero()[:, 0])
+    return tensor
+
+
+def build(sample: Sample) -> Case:
+    """Build a graph of one call: float operands are parameters, others are buffers."""
+    root, graph, inputs = nn.Module(), fx.Graph(), list[torch.Tensor]()
+    writes = sample.operator._schema.is_mutable
+
+    def place(arg: Any) -> Any:
+        if isinstance(arg, Input):
+            inputs.append(arg.tensor)
+            node = graph.placeholder(f"x{len(inputs)}")
+            node.meta["val"] = arg.tensor
+            return node
+        if isinstance(arg, (list, tuple)):
+            return type(arg)(place(one) for one in arg)
+        if not isinstance(arg, torch.Tensor):
+            return arg
+        name = f"operand{len(list(root.parameters())) + len(list(root.buffers()))}"
+        if arg.is_floating_point():
+            root.register_parameter(name, nn.Parameter(arg))
+        else:
+            root.register_buffer(name, arg)
+        node = graph.get_attr(name)
+        node.meta["val"] = arg
+        if writes:
+            node = graph.call_function(torch.ops.aten.clone.default, (node,))
+            node.meta["val"] = arg
+        return node
+
+    given = pytree.tree_map(
+        lambda a: a.clone() if isinstance(a, torch.Tensor) else a, _bare(sample)
+    )
+    with torch.no_grad():
+        value = sample.operator(*given[0], **given[1])
+    # placeholders stand first
+    args, kwargs = place(list(sample.args)), {k: place(v) for k, v in sample.kwargs.items()}
+    node = graph.call_function(sample.operator, tuple(args), kwargs)
+    node.meta["val"] = value
+    outputs = [node]
+    if isinstance(value, (tuple, list)):
+        outputs = []
+        for k, one in enumerate(value):
+            outputs.append(graph.call_function(operator.getitem, (node, k)))
+            outputs[-1].meta["val"] = one
+    graph.output(tuple(outputs))
+    return Case(fx.GraphModule(root, graph), tuple(inputs), sample.values)
+
+
+def _bare(sample: Sample) -> Any:
+    strip = lambda a: a.tensor if isinstance(a, Input) else a  # noqa: E731
+    is_leaf = lambda a: isinstance(a, Input)  # noqa: E731
+    return pytree.tree_map(strip, (list(sample.args), dict(sample.kwargs)), is_leaf=is_leaf)
