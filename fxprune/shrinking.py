@@ -48,10 +48,11 @@ def shrink(module: fx.GraphModule, coupling: Coupling, alive: Mask) -> fx.GraphM
     kept = kept_indices(module, coupling, alive)
     smaller = emptied(module)
     cut: dict[int, torch.Tensor] = {}
+    persistent = set(module.state_dict())
     for name, tensor in used(module, set(kept)).items():
         if id(tensor) not in cut:
             cut[id(tensor)] = _cut(tensor, kept.get(name))
-        set_tensor(smaller, name, cut[id(tensor)], name in _persistent(module))
+        set_tensor(smaller, name, cut[id(tensor)], name in persistent)
     _rewrite(module, smaller, coupling, Kept(coupling.guards, alive))
     smaller.recompile()
     return smaller
@@ -64,10 +65,6 @@ def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
     buffers = dict(module.named_buffers(remove_duplicate=False))
     beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
     return {n: p for n, p in named.items() if n in read} | beside
-
-
-def _persistent(module: torch.nn.Module) -> set[str]:
-    return set(module.state_dict())
 
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
