@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
 NAMESPACE = "fxprune"
+DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu"}
 
 
 @torch.library.custom_op(f"{NAMESPACE}::training_only", mutates_args=())
@@ -26,6 +28,20 @@ def training_only(x: torch.Tensor, path: str) -> torch.Tensor:
 @training_only.register_fake
 def _(x: torch.Tensor, path: str) -> torch.Tensor:
     return torch.empty_like(x)
+
+
+class _Apart(TorchFunctionMode):
+    """Hand an alias to dropouts, which in evaluation return the very tensor they are given.
+
+    The trace would take every later use of that tensor for a use of the dropped one.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in DROPOUTS and args and torch.is_tensor(args[0]):
+            args = (torch.ops.aten.alias.default(args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -60,7 +76,8 @@ def watched(model: nn.Module) -> Iterator[set[str]]:
     handles.append(model.register_forward_hook(lambda *_: running.clear()))
     nn.Module.training = property(read, write)  # type: ignore[assignment]
     try:
-        yield readers
+        with _Apart():
+            yield readers
     finally:
         del nn.Module.training
         for handle in handles:
@@ -80,7 +97,10 @@ def attach(graph: fx.Graph, model: nn.Module) -> None:
     """
     copies: dict[str, nn.Module] = {}
     for node in list(graph.nodes):
-        if node.target is torch.ops.fxprune.training_only.default:
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target is torch.ops.fxprune.training_only.default:
             path = str(node.args[1])
             given = node.args[0]
             stack = list((given.meta.get("nn_module_stack") or {}).values())
