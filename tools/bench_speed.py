@@ -1,0 +1,311 @@
+"""Measure fxprune against Torch-Pruning 1.6.1: the same models, half of the channels, in turn.
+
+Every measurement is a process of its own with one thread; the two tools take turns, `--repeats`
+times, and medians count. Seconds are CPU seconds of the process, so that a busy machine disturbs
+little; building the model and importing the libraries are in neither total.
+
+What each total holds:
+
+- fxprune: capture (torch.export), analysis (couple, select, score, allocate) and rewrite (shrink,
+  restore). `verify` compares the result with the zeroed original on the example inputs, for which
+  Torch-Pruning has no counterpart, so it stands in a column of its own. The targets are all kinds
+  but whole heads: those Torch-Pruning leaves by default, too. Inputs: a batch of 2.
+- Torch-Pruning: init (tracing, grouping) and step (importance, pruning), as its documentation has
+  it: group magnitude, the classifier ignored, `num_heads` given for vision transformers, and
+  `hidden_dim` set afterwards. Inputs: a batch of 1.
+
+Each result must then run; what crashes, never ends or no longer runs is said in the cell, and that
+model counts in no mean. Memory is the most that the process ever held, imports and model included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+from zoo_models import Case, cases
+
+GIANTS = ("vit_h_14", "vit_l_*", "regnet_*_128gf", "regnet_*_32gf", "regnet_y_16gf")
+LARGE = 25_000_000  # parameters: ResNet-50's size
+SECONDS = ("densenet201", "swin_*", "maxvit_t")  # that must take seconds: fewer than PATIENCE
+PATIENCE = 60.0
+RATIO = 0.5
+OURS, THEIRS = "fxprune", "torch-pruning"
+
+# ---- one measurement, in a process of its own ----------------------------------------------------
+
+
+def clocked(spent: dict[str, float], phase: str, call: Callable[[], Any]) -> Any:
+    """Call, and add the CPU seconds it took to those of `phase`."""
+    began = time.process_time()
+    try:
+        return call()
+    finally:
+        spent[phase] = spent.get(phase, 0.0) + time.process_time() - began
+
+
+def ours(model: nn.Module, inputs: tuple[Any, ...], spent: dict[str, float]) -> nn.Module:
+    """Prune with fxprune, phase by phase as `prune` does."""
+    import fxprune
+    import passes
+    from fxprune import pipeline
+    from fxprune.capture import capture
+    from fxprune.targets import ALL_KINDS
+
+    kinds = [kind for kind in ALL_KINDS if kind != "head"]
+    spec = fxprune.Spec.of({"target": {"kind": kinds}, "objective": {"ratio": RATIO}})
+    phases = {"shrink": "rewrite", "restore": "rewrite", "verify": "verify"}
+    program = clocked(spent, "capture", lambda: capture(model, inputs))
+    for step in passes.pruning(spec):
+        run = partial(pipeline.run, program, [step])
+        program = clocked(spent, phases.get(step.name, "analysis"), run)
+    return program.module
+
+
+def theirs(model: nn.Module, inputs: tuple[Any, ...], spent: dict[str, float]) -> nn.Module:
+    """Prune with Torch-Pruning, told what its documentation says it must be told."""
+    import torch_pruning as tp
+    from torchvision.models import VisionTransformer
+
+    heads = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    last += [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 1000]
+    pruner = clocked(
+        spent,
+        "init",
+        lambda: tp.pruner.MagnitudePruner(
+            model,
+            example_inputs=inputs[0][:1],
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=RATIO,
+            ignored_layers=last,
+            num_heads=heads,
+        ),
+    )
+    clocked(spent, "step", pruner.step)
+    if isinstance(model, VisionTransformer):
+        model.hidden_dim = model.conv_proj.out_channels
+    return model
+
+
+def measure(tool: str, name: str) -> dict[str, Any]:
+    """Return the seconds of each phase, the peak memory in MB, and what went wrong."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    case = Case(name, "cls")
+    model, inputs = case.build(small=False), case.inputs(small=False)
+    before = sum(p.numel() for p in model.parameters())
+    spent: dict[str, float] = {}
+    problem, after = "", 0
+    try:
+        result = (ours if tool == OURS else theirs)(model, inputs, spent)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        after = sum(p.numel() for p in result.parameters())
+        problem = unusable(result, inputs[0], before, after)
+    except Exception as error:  # whatever a tool raises is its result
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        problem = f"{type(error).__name__}: {error}".splitlines()[0][:80]
+    return {"seconds": spent, "peak": peak, "before": before, "after": after, "problem": problem}
+
+
+def unusable(model: nn.Module, x: torch.Tensor, before: int, after: int) -> str:
+    """Say why a pruned model is of no use, or nothing."""
+    try:
+        with torch.no_grad():
+            shape = model.eval()(x).shape
+    except Exception as error:
+        return f"does not run any more: {type(error).__name__}"
+    if shape != (len(x), 1000):
+        return f"gives {tuple(shape)}"
+    return "nothing was pruned" if after == before else ""
+
+
+# ---- the comparison ------------------------------------------------------------------------------
+
+
+@dataclass
+class Side:
+    """Collect the measurements of one tool on one model."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str:
+        return next((run["problem"] for run in self.runs if run["problem"]), "")
+
+    def seconds(self, *phases: str) -> float:
+        """Return the median over the runs of the sum of some phases."""
+        return statistics.median(
+            sum(run["seconds"].get(phase, 0.0) for phase in phases) for run in self.runs
+        )
+
+    @property
+    def peak(self) -> float:
+        return statistics.median(run["peak"] for run in self.runs)
+
+
+@dataclass
+class Pair:
+    """Hold both tools' measurements of one model."""
+
+    name: str
+    ours: Side = field(default_factory=Side)
+    theirs: Side = field(default_factory=Side)
+
+    @property
+    def both(self) -> bool:
+        return not (self.ours.problem or self.theirs.problem)
+
+    @property
+    def total(self) -> float:
+        return self.ours.seconds("capture", "analysis", "rewrite")
+
+    @property
+    def core(self) -> float:
+        return self.ours.seconds("analysis", "rewrite")
+
+    @property
+    def rival(self) -> float:
+        return self.theirs.seconds("init", "step")
+
+
+def apart(tool: str, name: str, timeout: float) -> dict[str, Any]:
+    """Measure in a new process."""
+    call = [sys.executable, __file__, "--worker", tool, "--only", name]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    lost = {"seconds": {}, "peak": 0.0, "before": 0, "after": 0}
+    try:
+        done = subprocess.run(
+            call, capture_output=True, text=True, timeout=timeout, env=os.environ | threads
+        )
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+    except subprocess.TimeoutExpired:
+        return lost | {"problem": f"not done after {timeout:.0f} s"}
+    except (IndexError, ValueError):
+        return lost | {"problem": f"ended with status {done.returncode}"}
+
+
+def compare(name: str, repeats: int, timeout: float) -> Pair:
+    """Measure both tools in turn; one that has failed is not tried again."""
+    pair = Pair(name)
+    for _ in range(repeats):
+        for tool, side in ((OURS, pair.ours), (THEIRS, pair.theirs)):
+            if not side.problem:
+                side.runs.append(apart(tool, name, timeout))
+    return pair
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the geometric mean."""
+    return exp(sum(map(log, values)) / len(values)) if values else float("nan")
+
+
+def verdicts(pairs: Sequence[Pair]) -> Iterator[tuple[bool, str]]:
+    """Return whether each requirement is met, and the numbers."""
+    fair = [pair for pair in pairs if pair.both]
+    total = mean([pair.total / pair.rival for pair in fair])
+    with_verify = mean([(p.total + p.ours.seconds("verify")) / p.rival for p in fair])
+    peak = mean([pair.ours.peak / pair.theirs.peak for pair in fair])
+    yield not any(p.ours.problem for p in pairs), "fxprune prunes every model, and each runs"
+    yield (
+        total <= 1,
+        f"total with capture: {total:.2f} of Torch-Pruning's on the geometric mean of {len(fair)} "
+        f"models ({with_verify:.2f} with verify; peak memory {peak:.2f})",
+    )
+    large = [p for p in fair if p.ours.runs[0]["before"] >= LARGE]
+    worst = max(large, key=lambda pair: pair.core / pair.rival, default=None)
+    if worst is not None:
+        share = worst.core / worst.rival
+        yield (
+            share <= 0.5,
+            f"analysis + rewrite: at most {share:.2f} of init + step ({worst.name}) on the "
+            f"{len(large)} models of {LARGE / 1e6:.0f} M parameters or more",
+        )
+    for pair in pairs:
+        if any(fnmatchcase(pair.name, pattern) for pattern in SECONDS):
+            yield pair.total < PATIENCE, f"{pair.name} in seconds: {pair.total:.1f}"
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+HEADINGS = (
+    *("model", "M params", "capture", "analysis", "rewrite", "total", "verify", "MB"),
+    *("TP init", "TP step", "TP total", "TP MB", "total ratio", "core ratio", "MB ratio"),
+)
+
+
+def cells(pair: Pair) -> list[str]:
+    """Return the cells of one model."""
+    us, them = pair.ours, pair.theirs
+    left = [f"{us.seconds(phase):.2f}" for phase in ("capture", "analysis", "rewrite")]
+    left += [f"{pair.total:.2f}", f"{us.seconds('verify'):.2f}", f"{us.peak:.0f}"]
+    right = [f"{them.seconds('init'):.2f}", f"{them.seconds('step'):.2f}", f"{pair.rival:.2f}"]
+    right += [f"{them.peak:.0f}"]
+    row = [pair.name, f"{us.runs[0]['before'] / 1e6:.1f}"]
+    row += [us.problem, *[""] * 5] if us.problem else left
+    row += [them.problem, *[""] * 3] if them.problem else right
+    if not pair.both:
+        return [*row, "", "", ""]
+    ratios = (pair.total / pair.rival, pair.core / pair.rival, us.peak / them.peak)
+    return [*row, *(f"{ratio:.2f}" for ratio in ratios)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="shell patterns of models, by commas")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each tool")
+    parser.add_argument("--timeout", type=float, default=180.0, help="seconds a measurement has")
+    parser.add_argument("--json", type=Path, help="write every measurement to this file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(measure(options.worker, options.only)))
+        return
+    wanted = options.only.split(",") if options.only else ["*"]
+    left_out = () if options.only else GIANTS
+    console, pairs = Console(width=None if sys.stdout.isatty() else 200), list[Pair]()
+    for name in [case.name for case in cases(["cls"])]:
+        chosen = any(fnmatchcase(name, pattern) for pattern in wanted)
+        if chosen and not any(fnmatchcase(name, pattern) for pattern in left_out):
+            pairs.append(compare(name, options.repeats, options.timeout))
+            print(" | ".join(cells(pairs[-1])), flush=True)
+            if options.json:
+                rows = {pair.name: [pair.ours.runs, pair.theirs.runs] for pair in pairs}
+                options.json.write_text(json.dumps(rows, indent=1))
+    sys.exit(report(console, pairs))
+
+
+def report(console: Console, pairs: Sequence[Pair]) -> int:
+    """Print the table and the verdicts; return the exit status."""
+    table = Table(*HEADINGS, title="CPU seconds and MB, medians; ratios below 1 are fxprune's gain")
+    for pair in pairs:
+        table.add_row(*map(escape, cells(pair)))
+    console.print(table)
+    checks = list(verdicts(pairs))
+    for met, text in checks:
+        console.print(f"{'PASS' if met else 'FAIL'}  {text}", markup=False)
+    return int(not all(met for met, _ in checks))
+
+
+if __name__ == "__main__":
+    main()
