@@ -41,7 +41,8 @@ def attention(site: Site) -> TensorGuard:
     if site.args.get("is_causal"):
         for g in (q.dims[-2], k.dims[-2]):
             site.pin(g, "the causal mask compares positions along this axis")
-    heads = len(v.zero) > 2 and v.zero[-3] and len(v.dims[-3]) != 1
+    own = len(v.dims) > 2 and len(v.dims[-3]) == len(q.dims[-3] if len(q.dims) > 2 else ())
+    heads = own and len(v.dims[-3]) != 1 and v.zero[-3]  # a query's own heads of values
     zeros = [False] * max(0, len(batch) - 1) + [heads] * bool(batch) + [False, v.zero[-1]]
     return TensorGuard((*batch, q.dims[-2], v.dims[-1]), tuple(zeros))
 

@@ -35,9 +35,9 @@ def pool_regions(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
 def deform_conv(site: Site) -> TensorGuard:
     """Couple a convolution whose offsets stay; groups of offsets keep the input channels."""
     site.pin_all([site.optional("offset"), site.optional("mask")], "offsets address positions")
+    site.pin(site.tensor("input").dims[0], "offsets address positions")
     if int(site.args["offset_groups"]) > 1:
         site.pin(site.tensor("input").dims[1], "each group of offsets moves its own channels")
-    site.args |= {"groups": site.args["groups"]}
     return CONV.couple(site)
 
 

@@ -92,8 +92,8 @@ def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) 
 def keeps_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0) -> bool:
     """Tell whether the result is zero where the operands `zero` are, by trying the operator.
 
-    The other operands take every combination of a few numbers. A result that is not a number does
-    not count: zero by zero is where the model itself divides by zero.
+    The other operands take every combination of a few numbers. Where one of them is zero, a result
+    that is not a number does not count: there the model itself divides by zero.
     """
     tried: dict[str, Any] = {}
     unknown: list[str] = []
@@ -112,23 +112,24 @@ def keeps_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index:
     for k, name in enumerate(unknown):
         tried[name] = columns[:, k].to(tried[name].dtype)
     tried |= {name: tried[name].expand(len(columns)).clone() for name in zero}
-    return _is_zero(node.target, tried, index)
+    divides = (columns == 0).any(dim=1)
+    return _is_zero(node.target, tried, index, divides)
 
 
 def _numbers(dtype: torch.dtype) -> tuple[float, ...]:
     if dtype == torch.bool:
         return (0.0, 1.0)
-    return NUMBERS if dtype.is_floating_point or dtype.is_complex else (-2.0, -1.0, 1.0, 2.0)
+    return NUMBERS if dtype.is_floating_point or dtype.is_complex else (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
-def _is_zero(operator: Any, arguments: dict[str, Any], index: int) -> bool:
+def _is_zero(operator: Any, arguments: dict[str, Any], index: int, divides: torch.Tensor) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
             result = operator(**arguments)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
         return False  # it cannot be tried on these numbers: nothing is known
     result = result[index] if isinstance(result, (tuple, list)) else result
-    return not bool(result.nan_to_num(0.0).any() if result.is_floating_point() else result.any())
+    return not bool((result != 0).logical_and(~(result.isnan() & divides)).any())
 
 
 POINTWISE = Rule(couple)

@@ -63,6 +63,8 @@ def recurrent(site: Site) -> tuple[TensorGuard, ...]:
     x = site.tensor("input")
     hx = site.args["hx"]
     states = [s for arg in (hx if isinstance(hx, (list, tuple)) else [hx]) if (s := site.of(arg))]
+    for g in x.dims[:-1]:
+        site.pin(g, "each step depends on those before, and the batch stays")
     params = site.many("params")
     gates, directions = GATES[site.operator], 2 if site.args["bidirectional"] else 1
     per = (4 if site.args["has_biases"] else 2) + _projected(site, params)
@@ -96,6 +98,8 @@ def _state(site: Site, states: list[TensorGuard]) -> tuple[Ids, Ids]:
     out, hidden = states[0].dims[-1], states[-1].dims[-1]
     if len(states) == 2 and len(out) == len(hidden):
         out = hidden = site.unify(out, hidden)
+    elif len(states) == 2:
+        site.pin(hidden, "a projection stays narrower than what it projects")
     site.role(hidden, "hidden")
     site.role(out, "hidden")
     return hidden, out

@@ -96,9 +96,9 @@ def symbolic(value: torch.Tensor) -> tuple[bool, ...]:
 
 def unbounded(value: torch.Tensor) -> tuple[bool, ...]:
     """Return which sizes are symbols alone: of `12·batch`, the 12 may still shrink."""
+    sizes: list[Any] = list(value.shape)
     return tuple(
-        not isinstance(size, int) and int(size.node.expr.as_coeff_Mul()[0]) == 1
-        for size in value.shape
+        not isinstance(size, int) and int(size.node.expr.as_coeff_Mul()[0]) == 1 for size in sizes
     )
 
 

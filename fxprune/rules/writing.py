@@ -77,6 +77,7 @@ def index_put(site: Site) -> TensorGuard:
             site.pin_all([x.moved(range(whole)), values, *map(site.of, indices)], ADDRESSED)
             return _unzeroed(x)
         shape = aten.index.Tensor(out, metas)
+    site.pin_all(map(site.of, indices), ADDRESSED)
     taken = addressed(site, x, indices, shape)
     for back in range(-1, -len(values.dims) - 1, -1):
         if len(values.dims[back]) != 1:
