@@ -102,9 +102,9 @@ def analyze(model: Model, inputs: Any = None) -> Analysis:
         discovery.targets,
         discovery.pinned,
         discovery.coverage,
-        cost.params(whole),
+        cost.every_param(),
         cost.macs(whole),
-        cost.bytes(whole),
+        cost.every_byte(),
         program.notes,
     )
 

@@ -54,6 +54,8 @@ class Budget:
 
     def meet(self, objective: Objective, name: str) -> Choice:
         """Return the choice nearest to the goal; raises ObjectiveError where none is near."""
+        if not self._measure(objective, ()).achieved:
+            raise ObjectiveError(f"objective.{name}: the model has no {name}; choose another")
         least = self._measure(objective, self._moves)
         if least.achieved > objective.goal * (1 + TOLERANCE) + 1e-9:
             raise ObjectiveError(
@@ -70,7 +72,17 @@ class Budget:
         return self._refine(objective, self._moves[:high])
 
     def ratio(self, sparsity: float) -> Choice:
-        """Make as many moves as keep the sparsity ratio at or below what was asked."""
+        """Make as many moves as keep the sparsity ratio at or below what was asked.
+
+        Raises ObjectiveError where all of them remove less than that.
+        """
+        most = self._allocator.progress(self._moves, self._units)
+        if most < sparsity * (1 - TOLERANCE) - 1e-9:
+            raise ObjectiveError(
+                f"objective.ratio: the selected targets can lose {most:.3f} of their units within "
+                f"their bounds, and {sparsity:g} was asked; ask for no more, or relax min_keep, "
+                "max_ratio and round_to"
+            )
         low, high = 0, len(self._moves)
         while low < high:
             middle = (low + high + 1) // 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import operator
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError
 from fxprune.program import Program, Signature, attribute, emptied, set_tensor
+from fxprune.regions import inline_regions
 from fxprune.training_only import attach, watched
 
-REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+ALONE = threading.RLock()  # while a model is captured, the class of all modules is watched
 
 
 def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Program:
@@ -29,14 +31,14 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
     inputs, and CaptureError where only the export does.
     """
     if isinstance(model, ExportedProgram):
-        return _from_exported(model)
+        return _from_exported(model, inputs)
     if not isinstance(model, torch.nn.Module):
         raise InputError(
             f"model: a torch.nn.Module or torch.export.ExportedProgram is needed, "
             f"and this is a {type(model).__name__}"
         )
     args, kwargs = arguments(inputs)
-    with _evaluating(model) as training, _quiet(), watched(model) as readers:
+    with ALONE, _evaluating(model) as training, _quiet(), watched(model) as readers:
         exported, signature, notes = _export(model, args, kwargs)
     program = _program(exported, Signature(**{**signature, "training": training}), notes)
     attach(program.module.graph, model)
@@ -185,20 +187,28 @@ def _explained(
     """Tell inputs that the model refuses from a model that the exporter refuses."""
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            torch.func.functional_call(model, buffers, args, kwargs)
     except Exception as refused:
-        shapes = [
-            f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
-            for leaf in pytree.tree_leaves((args, kwargs))
-            if isinstance(leaf, torch.Tensor)
-        ]
-        return InputError(
-            f"inputs: {type(model).__name__} refuses {', '.join(shapes) or 'them'}: "
-            f"{_line(refused)}; give inputs that model(*inputs) accepts"
-        )
+        return refusal(type(model).__name__, args, kwargs, refused)
     return CaptureError(
         f"capture: torch.export cannot trace {type(model).__name__}: {_line(error)}; make this "
         "part of the forward traceable, or export the part of the model that is"
+    )
+
+
+def refusal(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> InputError:
+    """Return the error for inputs that a model refuses."""
+    shapes = [
+        f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+        for leaf in pytree.tree_leaves((args, kwargs))
+        if isinstance(leaf, torch.Tensor)
+    ]
+    return InputError(
+        f"inputs: {name} refuses {', '.join(shapes) or 'them'}: {_line(error)}; "
+        "give inputs that model(*inputs) accepts"
     )
 
 
@@ -207,12 +217,17 @@ def _line(error: BaseException | None) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _from_exported(exported: ExportedProgram) -> Program:
-    if exported.example_inputs is None:
-        raise InputError(
-            "inputs: this ExportedProgram holds no example inputs; export it with them"
-        )
-    args, kwargs = exported.example_inputs
+def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
+    """Take a program as it is; inputs given with it, which it must accept, replace its own."""
+    if inputs is None and exported.example_inputs is None:
+        raise InputError("inputs: this ExportedProgram holds no example inputs; give some")
+    args, kwargs = exported.example_inputs if inputs is None else arguments(inputs)
+    if inputs is not None:
+        try:
+            with torch.no_grad(), _quiet():
+                copy.deepcopy(exported).module()(*args, **kwargs)
+        except Exception as error:
+            raise refusal("the ExportedProgram", args, kwargs, error) from error
     batch = next(
         (leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)),
         None,
@@ -267,65 +282,3 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
         set_tensor(plain, name, tensor, persistent=name in persistent)
     plain.recompile()
     return plain
-
-
-def inline_regions(module: fx.GraphModule) -> None:
-    """Put the body of every no-grad and autocast region in place of the call.
-
-    Results of a no-grad region are detached, so that gradients stop where they did.
-    """
-    graph = module.graph
-    for node in list(graph.nodes):
-        if getattr(node.target, "__name__", "") not in REGIONS:
-            continue
-        body_at = next(
-            k
-            for k, arg in enumerate(node.args)
-            if isinstance(arg, fx.Node) and arg.op == "get_attr"
-        )
-        read = node.args[body_at]
-        body = attribute(module, str(read.target))
-        inline_regions(body)
-        detach = "set_grad" in node.target.__name__ and node.args[0] is False
-        values = dict(
-            zip(
-                (n for n in body.graph.nodes if n.op == "placeholder"),
-                node.args[body_at + 1 :],
-                strict=True,
-            )
-        )
-        with graph.inserting_before(node):
-            results = _inlined(module, body, graph, values, detach)
-        for user in list(node.users):
-            assert user.target is operator.getitem
-            user.replace_all_uses_with(results[user.args[1]])
-            graph.erase_node(user)
-        graph.erase_node(node)
-
-
-def _inlined(
-    module: fx.GraphModule,
-    body: fx.GraphModule,
-    graph: fx.Graph,
-    values: dict[fx.Node, Any],
-    detach: bool,
-) -> list[Any]:
-    for inner in body.graph.nodes:
-        if inner.op == "placeholder":
-            continue
-        if inner.op == "output":
-            results = [values[one] if isinstance(one, fx.Node) else one for one in inner.args[0]]
-            return [_detached(graph, one) if detach else one for one in results]
-        if inner.op == "get_attr" and attribute(module, str(inner.target)) is None:
-            set_tensor(module, str(inner.target), attribute(body, str(inner.target)))
-        values[inner] = graph.node_copy(inner, lambda n: values[n])
-        values[inner].meta = dict(inner.meta)
-    return []
-
-
-def _detached(graph: fx.Graph, value: Any) -> Any:
-    if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
-        return value
-    node = graph.call_function(torch.ops.aten.detach.default, (value,))
-    node.meta = {k: v for k, v in value.meta.items() if k in ("val", "stack_trace")}
-    return node

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
-from fxprune.program import attribute
+from fxprune.program import attribute, tensors_of, used
 from fxprune.rules.registry import Macs
 from fxprune.rules.site import Coupling, TensorGuard, arguments
 
@@ -44,6 +44,7 @@ class Cost:
         self.axes: list[Ids] = []
         self._hold: list[Ids] = []  # keeps the arrays whose id() is a key alive
         self.tensors: list[tuple[str, tuple[int, ...], int, bool]] = []
+        self.dropped_params = self.dropped_bytes = self.beside_bytes = 0
         self.products: list[Product] = []
         seen: set[int] = set()
         for node in module.graph.nodes:
@@ -51,6 +52,7 @@ class Cost:
                 self._tensor(module, node, seen)
             elif node.op == "call_function":
                 self._product(node)
+        self._unread(module)
 
     def _axis(self, g: Ids) -> int:
         key = id(g)
@@ -68,6 +70,20 @@ class Cost:
         owned = isinstance(tensor, torch.nn.Parameter)
         axes = tuple(self._axis(g) for g in value.dims)
         self.tensors.append((str(node.target), axes, tensor.element_size(), owned))
+
+    def _unread(self, module: fx.GraphModule) -> None:
+        """Count the tensors that the graph does not read, apart where they stay or are dropped."""
+        tensors = tensors_of(module)
+        named = {name for name, *_ in self.tensors}
+        read = {id(tensors[name]) for name in named if name in tensors}
+        staying = {id(tensor) for tensor in used(module, named).values()}
+        for key, tensor in {id(tensor): tensor for tensor in tensors.values()}.items():
+            size = tensor.numel() * tensor.element_size()
+            if key not in read and key in staying:
+                self.beside_bytes += size
+            elif key not in read:
+                self.dropped_bytes += size
+                self.dropped_params += tensor.numel() * isinstance(tensor, torch.nn.Parameter)
 
     def _product(self, node: fx.Node) -> None:
         rule = rule_for(node.target)
@@ -99,14 +115,23 @@ class Cost:
         return total // self._batch
 
     def params(self, alive: Mask) -> int:
-        """Return the number of parameters."""
+        """Return the number of parameters that the graph reads."""
         counts = self.counts(alive)
         return sum(prod(counts[a] for a in axes) for _, axes, _, owned in self.tensors if owned)
 
     def bytes(self, alive: Mask) -> int:
-        """Return the bytes of parameters and buffers."""
+        """Return the bytes of the tensors that the graph reads and of the buffers beside them."""
         counts = self.counts(alive)
-        return sum(prod(counts[a] for a in axes) * size for _, axes, size, _ in self.tensors)
+        read = sum(prod(counts[a] for a in axes) * size for _, axes, size, _ in self.tensors)
+        return read + self.beside_bytes
+
+    def every_param(self) -> int:
+        """Return the number of parameters of the model, those that nothing reads too."""
+        return self.params(self.whole()) + self.dropped_params
+
+    def every_byte(self) -> int:
+        """Return the bytes of all tensors of the model, those that nothing reads too."""
+        return self.bytes(self.whole()) + self.dropped_bytes
 
     def whole(self) -> Mask:
         """Return the choice that keeps every variable."""

@@ -69,7 +69,7 @@ class Guards:
 
     def __init__(self) -> None:
         self.size = 1  # the id 0 is *true*
-        self.reasons: list[Reason] = [Reason("", "true")]
+        self.reasons: list[Reason] = [Reason("", "free"), Reason("", "true")]
         self._codes: dict[Reason, int] = {}
         self._parent: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned: Ids = np.zeros(1024, dtype=np.int64)
@@ -207,7 +207,7 @@ class Guards:
         return [self.normal(part) for part in parts]
 
     def _union(self, x: Ids, y: Ids) -> None:
-        ids, local = np.unique(np.concatenate([x, y]), return_inverse=True)
+        ids, local = np.unique(self.find(np.concatenate([x, y])), return_inverse=True)
         n = len(x)
         edges = coo_array((np.ones(n, dtype=bool), (local[:n], local[n:])), (len(ids), len(ids)))
         _, label = connected_components(edges, directed=False)

@@ -30,7 +30,7 @@ class TargetPlan:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Hold the kept indices of every parameter and buffer that the model reads.
 
@@ -48,6 +48,16 @@ class Plan:
     def __reduce__(self) -> Any:
         return Plan, (dict(self.kept), self.targets, dict(self.spec))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        mine, theirs = self.tensors(), other.tensors()
+        same = self.to_json() == other.to_json()
+        return same and all(torch.equal(index, theirs[name]) for name, index in mine.items())
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
     def to_json(self) -> str:
         """Return everything but the indices as JSON."""
         targets = [vars(target) for target in self.targets]
@@ -60,7 +70,7 @@ class Plan:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the kept indices as flat tensors, named `tensor:axis`."""
         return {
-            f"{name}:{d}": index.contiguous()
+            f"{name}:{d}": index.clone()  # tensors that the model ties have the same indices
             for name, indices in self.kept.items()
             for d, index in enumerate(indices)
         }
@@ -78,6 +88,8 @@ class Plan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `path` (JSON) and beside it the indices, as `.safetensors`."""
         place = Path(path)
+        if place.suffix == ".safetensors":
+            raise FileError(f"{place}: the indices go there; name the plan itself .json")
         with atomic_write(place.with_suffix(".safetensors")) as binary:
             save_file(self.tensors(), binary)
         with atomic_write(place) as text:

@@ -108,6 +108,15 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return named | dict(module.named_buffers(remove_duplicate=False))
 
 
+def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
+    """Return the tensors that the graph reads, and the buffers that stand beside them."""
+    owners = {name.rpartition(".")[0] for name in read}
+    named = dict(module.named_parameters(remove_duplicate=False))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
+    return {n: p for n, p in named.items() if n in read} | beside
+
+
 def source_line(node: fx.Node) -> str:
     """Return `file:line` of the user's code that made a node, or an empty string."""
     best = ""

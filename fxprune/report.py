@@ -36,7 +36,11 @@ class Report:
         plan, discovery = program.plan, program.discovery
         cut = [target for target in plan.targets if target.kept < target.units]
         loose = [target.name for target in cut if not target.exact]
-        notes = list(program.notes)
+        notes, costs = list(program.notes), dict(program.costs)
+        if "shrunk" not in program.facts:
+            after = {name: costs[name] for name in costs if name.endswith("_before")}
+            costs |= {name.replace("_before", "_after"): cost for name, cost in after.items()}
+            notes.append("nothing was removed: no shrink pass has run")
         if loose:
             some = ", ".join(loose[:3]) + (", …" if len(loose) > 3 else "")
             notes.append(
@@ -44,7 +48,7 @@ class Report:
                 "removal differs from zeroing their weights; exact = true leaves them whole"
             )
         return cls(
-            **program.costs,
+            **costs,
             coverage=discovery.coverage,
             targets=plan.targets,
             pinned=discovery.pinned,

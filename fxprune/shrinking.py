@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import fx
 
 from fxprune.coupling import rule_for
 from fxprune.guards import Mask
-from fxprune.program import attribute, emptied, set_tensor
+from fxprune.program import attribute, emptied, set_tensor, used
 from fxprune.rules.site import Coupling, Edit, Kept, TensorGuard
 
 
@@ -56,15 +54,6 @@ def shrink(module: fx.GraphModule, coupling: Coupling, alive: Mask) -> fx.GraphM
     _rewrite(module, smaller, coupling, Kept(coupling.guards, alive))
     smaller.recompile()
     return smaller
-
-
-def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
-    """Return the tensors that the graph reads, and the buffers that stand beside them."""
-    owners = {name.rpartition(".")[0] for name in read}
-    named = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
-    return {n: p for n, p in named.items() if n in read} | beside
 
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:

@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -47,12 +47,12 @@ class AllocationSpec(_Strict):
     """Name the allocation and bound what it may take from one target."""
 
     name: str = "uniform"
-    min_keep: int = Field(default=1, ge=1)
-    max_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
-    round_to: int = Field(default=1, ge=1)
+    min_keep: int = Field(default=1, ge=1, strict=True)
+    max_ratio: float = Field(default=1.0, ge=0.0, le=1.0, strict=True)
+    round_to: int = Field(default=1, ge=1, strict=True)
 
 
-class ObjectiveSpec(_Strict):
+class ObjectiveSpec(_Strict, strict=True):
     """Say how much: the `ratio` of units to remove, or the share of `params` or `macs` to keep."""
 
     ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
@@ -142,6 +142,8 @@ def _explained(error: ValidationError, cls: type[BaseModel]) -> str:
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f'{".".join(path)}: is needed, as in {{"objective": {{"macs": 0.5}}}}'
+    if first["type"] == "model_type":
+        text = "a table is needed" if path == ["objective"] else "a name or a table is needed"
     value = "" if isinstance(first["input"], (dict, BaseModel)) else f"{first['input']!r}: "
     return f"{'.'.join(path)}: {value}{text[:1].lower()}{text[1:]}"
 

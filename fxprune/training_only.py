@@ -57,8 +57,8 @@ def watched(model: nn.Module) -> Iterator[set[str]]:
     running: list[bool] = []
 
     def read(module: nn.Module) -> bool:
-        if running:  # the exporter reads it too, before and after the forward
-            readers.add(names.get(id(module), ""))
+        if running and id(module) in names:  # the exporter reads it too, before and after
+            readers.add(names[id(module)])
         return bool(module.__dict__["training"])
 
     def write(module: nn.Module, mode: bool) -> None:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from fxprune.capture import refusal
 from fxprune.errors import VerifyError
 from fxprune.masking import zeroed
 from fxprune.plan import Plan
-from fxprune.program import Signature
+from fxprune.program import Signature, tensors_of
 
 
 def outputs(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> list[torch.Tensor]:
-    """Run a module in evaluation mode, its modes put back after; return the tensors it gives."""
+    """Run a module in evaluation mode on copies of what it may write to; return its tensors.
+
+    `changed` stands in for parameters of these names. The modes are put back after.
+    """
     modes = [(one, one.training) for one in module.modules()]
+    tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(changed)
+    given, named = pytree.tree_map_only(torch.Tensor, torch.clone, (args, dict(kwargs)))
     for one, _ in modes:
         one.training = False
     try:
         with torch.no_grad():
-            result = module(*args, **kwargs)
+            result = torch.func.functional_call(module, tensors, given, named)
     finally:
         for one, mode in modes:
             one.training = mode
@@ -35,12 +45,14 @@ def difference(
 ) -> float:
     """Return the largest relative difference of the zeroed original and the shrunk module.
 
-    Raises VerifyError where an output has another shape or is missing.
+    Raises InputError where the original refuses the example inputs, and VerifyError where an output
+    has another shape or is missing.
     """
     args, kwargs = signature.args, signature.kwargs
-    with torch.no_grad():
-        whole = torch.func.functional_call(original, zeroed(original, plan), args, kwargs)
-    ours = [leaf for leaf in pytree.tree_leaves(whole) if isinstance(leaf, torch.Tensor)]
+    try:
+        ours = outputs(original, args, kwargs, zeroed(original, plan))
+    except Exception as error:  # fake tensors hide what real ones reject, such as mixed dtypes
+        raise refusal("the model", args, kwargs, error) from error
     theirs = outputs(shrunk, args, kwargs)
     if [a.shape for a in ours] != [b.shape for b in theirs]:
         raise VerifyError(
@@ -50,9 +62,17 @@ def difference(
     return max((relative(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
+def tolerance(module: torch.nn.Module, rtol: float) -> float:
+    """Return the relative difference to allow: `rtol`, wider where a tensor has few digits."""
+    floats = [t.dtype for t in tensors_of(module).values() if t.is_floating_point()]
+    coarsest = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
+    return max(rtol, 8 * coarsest)
+
+
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return max|a-b| / max|a| over finite places; infinite where only one side is finite."""
-    a, b = a.detach().double().flatten(), b.detach().double().flatten()
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a, b = a.detach().to(wide).flatten(), b.detach().to(wide).flatten()
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()):
         return float("inf")

@@ -22,4 +22,5 @@ class Mask:
     def __call__(self, program: Program) -> Program:
         """Return the program with a module of its own whose dropped units are zero."""
         assert program.plan is not None
-        return program.with_(module=masked(program.module, program.plan), owned=True)
+        module = masked(program.module, program.plan)
+        return program.with_(module=module, owned=True, facts=program.facts - {"coupled"})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.errors import SpecError
+from fxprune.errors import InputError, SpecError
 from fxprune.metrics import METRICS
 from fxprune.pipeline import register, unknown
-from fxprune.program import Program
+from fxprune.program import Program, tensors_of
 
 
 @register("score")
@@ -26,6 +26,10 @@ class Score:
         """Return the program with one array of scores a target."""
         if self.metric not in METRICS:
             raise SpecError(f"metric: {unknown('metric', self.metric, METRICS)}")
+        if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
+            raise InputError(
+                "score: a model on the meta device has no weights to score; it can be analyzed only"
+            )
         assert program.discovery is not None
         coupling = program.discovery.coupling
         scores = METRICS[self.metric]().score(program.module, coupling, program.selected)

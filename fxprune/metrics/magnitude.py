@@ -64,8 +64,8 @@ def _add(
     if not any(g.shape[1] for g in guards):
         return
     with torch.no_grad():
-        dense = tensor.detach().float()
-        energy = dense.abs() if power == 1 else dense.square()
+        size = tensor.detach().abs().float()
+        energy = size if power == 1 else size.square()
     for dim, g in enumerate(guards):
         if g.shape[1]:
             others = [d for d in range(energy.ndim) if d != dim]

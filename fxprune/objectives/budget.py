@@ -15,8 +15,8 @@ class Params(Objective):
     """Keep the share `goal` of the parameters."""
 
     def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
-        """Return kept parameters over all parameters."""
-        return cost.params(alive) / max(1, cost.params(cost.whole()))
+        """Return kept parameters over all parameters of the model."""
+        return cost.params(alive) / max(1, cost.every_param())
 
 
 @objective("macs")
