@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -49,7 +49,14 @@ class AllocationSpec(_Strict):
     name: str = "uniform"
     min_keep: int = Field(default=1, ge=1, strict=True)
     max_ratio: float = Field(default=1.0, ge=0.0, le=1.0, strict=True)
-    round_to: int = Field(default=1, ge=1, strict=True)
+    round_to: int | Literal["auto"] = "auto"
+
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _step(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError('a whole number of 1 or more, or "auto", is needed')
 
 
 class ObjectiveSpec(_Strict, strict=True):
