@@ -116,6 +116,34 @@ class Guards:
             g = self.find(np.where(rows >= 0, self._definitions[rows, 0], g))
         return [self.reasons[code] for code in self._pinned[g].tolist() if code]
 
+    def blame(self, g: Ids) -> list[tuple[Reason, int, bool]]:
+        """Return why variables that guard the rows of `g` are pinned.
+
+        Each reason comes with a count: of rows that are pinned altogether (True), or of the pinned
+        values of a factor whose rows still have a free one (False).
+        """
+        found: list[tuple[Reason, int, bool]] = []
+        for part, whole in self._pinned_parts(g):
+            codes = np.where(part > 0, self._pinned[part], 0)
+            for code in np.unique(codes[codes > 0]).tolist():
+                held = codes == code
+                count = int(held.any(axis=1).sum()) if whole else len(np.unique(part[held]))
+                found.append((self.reasons[code], count, whole))
+        return found
+
+    def _pinned_parts(self, g: Ids) -> list[tuple[Ids, bool]]:
+        """Expand `g` down to variables without a definition: rows all pinned, and the others."""
+        if not g.shape[1]:
+            return []
+        g = self.find(g)
+        while ((rows := self._defined[g]) >= 0).any():
+            g = self.find(self._expand(g, rows))
+        pinned = (self._pinned[g] > 0) & (g > 0)
+        whole = np.asarray((pinned | (g == 0)).all(axis=1))
+        first = np.where(pinned, g, 0)[whole]
+        first = first[np.arange(len(first)), (first > 0).argmax(axis=1)][:, None]
+        return [(first, True), (np.where(pinned, g, 0)[~whole], False)]
+
     def pinned(self, ids: Ids) -> Mask:
         """Return which variables are pinned, shape of `ids`."""
         return np.asarray(self._pinned[self.find(ids)] > 0)

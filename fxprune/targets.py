@@ -26,6 +26,12 @@ KINDS = {
     "channel": "channel",
     "feature": "hidden",
 }
+# pins that nobody would expect otherwise, and those that are so of a factor: the 3 of a fused qkv
+UNREMARKABLE = {"a spatial or kernel axis keeps its size"}
+UNREMARKABLE_FACTORS = {
+    "this index is selected by its number",
+    "every slice of this axis is used by itself",
+}
 ALL_KINDS = tuple(dict.fromkeys(KINDS.values()))
 
 
@@ -182,24 +188,17 @@ class Discovery:
         nodes = {node.name: node for node in self.module.graph.nodes}
         found: list[Pinned] = []
         for axis in self.axes:
-            for reason, count in self._reasons(axis).items():
-                node, _, text = reason.partition(": ")
-                if text == "a spatial or kernel axis keeps its size":
+            for reason, count, whole in self.coupling.guards.blame(axis.raw):
+                if reason.text in UNREMARKABLE | (set() if whole else UNREMARKABLE_FACTORS):
                     continue
-                at = nodes.get(node)
-                unit = f"{axis.name} axis {axis.dim} ({count} of {len(axis.raw)})"
-                operator = f"{node} = {at.target}" if at is not None else node
-                found.append(Pinned(unit, text, operator, source_line(at) if at else ""))
+                at = nodes.get(reason.node)
+                place = f"axis {axis.dim}" if whole else f"a factor of axis {axis.dim}"
+                size = f"{count} of {len(axis.raw)}" if whole else f"{count} values"
+                unit = f"{axis.name} {place} ({size})"
+                operator = f"{at.name} = {at.target}" if at is not None else reason.node
+                line = source_line(at) if at is not None else ""
+                found.append(Pinned(unit, reason.text, operator, line))
         return tuple(found)
-
-    def _reasons(self, axis: ParameterAxis) -> dict[str, int]:
-        guards, counts = self.coupling.guards, dict[str, int]()
-        fixed = np.ones(len(axis.raw), dtype=bool)
-        if axis.guard.shape[1]:
-            fixed = np.logical_not(axis.guard.any(axis=1))
-        for reason in guards.why(axis.raw[fixed]):
-            counts[str(reason)] = counts.get(str(reason), 0) + 1
-        return counts
 
     @cached_property
     def coverage(self) -> float:
