@@ -87,25 +87,30 @@ def contracted(
     kind = "feature" if any(is_weight(arg) for arg, _ in operands) else "inner"
     for letter in sorted(inner & set(bound.letters)):
         site.role(bound.letters[letter], kind)
+    for arg, axes in operands:
+        if stacked(arg) and axes[0] in result:
+            lead = bound.leading[0] if axes[0] == ("...",) else bound.letters[axes[0][0]]
+            site.role(lead, "expert")
     return bound.result(result, site.out())
 
 
-MOVED = {
-    aten.t.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.numpy_T.default,
-    aten.mT.default,
-    aten.detach.default,
-    aten.to.dtype,
-}
-
-
 def is_weight(arg: Any) -> bool:
-    """Tell whether an operand is a parameter, perhaps transposed."""
-    while isinstance(arg, fx.Node) and arg.target in MOVED:
-        arg = arg.args[0]
-    return isinstance(arg, fx.Node) and arg.op == "get_attr"
+    """Tell whether an operand is a matrix made of parameters alone: of features, not of heads."""
+    if not isinstance(arg, fx.Node) or arg.meta["val"].ndim > 2:
+        return False
+    open_, seen = [arg], {arg}
+    while open_:
+        node = open_.pop()
+        if node.op == "placeholder":
+            return False
+        open_ += [one for one in node.all_input_nodes if one not in seen]
+        seen.update(node.all_input_nodes)
+    return True
+
+
+def stacked(arg: Any) -> bool:
+    """Tell whether an operand is a parameter of three axes or more: matrices, one an expert."""
+    return isinstance(arg, fx.Node) and arg.op == "get_attr" and arg.meta["val"].ndim > 2
 
 
 def letters_of(text: str) -> tuple[Axis, ...]:

@@ -26,13 +26,14 @@ PER_CHANNEL = {
 
 def _per_channel(statistics: str) -> Callable[[Site], TensorGuard | tuple[TensorGuard, ...]]:
     operands = ("input", "weight", "bias", *statistics.split())
-    text = "n c *" + ", c?" * (len(operands) - 1) + " -> n c *"
+    text = "n c ..." + ", c?" * (len(operands) - 1) + " -> n c ..."
     pattern = PatternRule(text, operands, roles={"c": "channel"}, affine=True)
 
     def couple(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
         x = site.tensor("input")
-        if site.args.get("training") or not statistics:
-            site.approximate(x.dims[0], f"{site.operator} takes statistics over this axis")
+        if site.args.get("training", site.args.get("use_input_stats")) or not statistics:
+            for g in (x.dims[0], *x.dims[2:]):
+                site.approximate(g, f"{site.operator} takes statistics over this axis")
         out = site.node.meta["val"]
         if isinstance(out, torch.Tensor):
             return pattern.couple(site)
