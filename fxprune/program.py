@@ -147,7 +147,7 @@ def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = 
 
 
 def emptied(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a module with a copy of the graph and none of the tensors."""
+    """Return a module with a copy of the graph and none of the tensors, yet to be recompiled."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(module.graph, values)
@@ -156,5 +156,5 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
         new.meta = dict(old.meta)
     graph._codegen = module.graph._codegen
     bare = fx.GraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
-    bare.graph = graph
+    bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
     return bare

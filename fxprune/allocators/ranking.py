@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 from fxprune.allocators.registry import Move, allocator
 from fxprune.metrics.registry import Scores
+
+SHARE = attrgetter("share")
 
 
 @allocator("uniform")
@@ -17,11 +20,11 @@ class Uniform:
 
     def order(self, moves: Sequence[Move], scores: Sequence[Scores]) -> list[Move]:
         """Order by the share of its target that is gone after the move."""
-        return sorted(moves, key=lambda move: move.share)
+        return sorted(moves, key=SHARE)
 
     def progress(self, made: Sequence[Move], units: int) -> float:
         """Return the share that is gone of the target that lost most."""
-        return max((move.share for move in made), default=0.0)
+        return max(map(SHARE, made), default=0.0)
 
 
 @allocator("global")

@@ -70,12 +70,12 @@ def moves_of(targets: Sequence[Target], scores: Sequence[Scores], bounds: Bounds
     for k, (target, score) in enumerate(zip(targets, scores, strict=True)):
         n = len(target)
         order = np.argsort(score, kind="stable")
+        units, ranked = target.units[order], score[order].tolist()
         floor = max(1, bounds.min_keep, ceil(n * (1.0 - bounds.max_ratio) - 1e-9))
         step = bounds.round_to
         first = n % step or step
         gone = 0
         while n - gone - (size := first if gone == 0 else step) >= floor:
-            chunk = order[gone : gone + size]
             gone += size
-            moves.append(Move(k, target.units[chunk], gone / n, float(score[chunk].max())))
+            moves.append(Move(k, units[gone - size : gone], gone / n, ranked[gone - 1]))
     return moves

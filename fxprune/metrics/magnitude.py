@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import fx
 
+from fxprune.guards import Ids
 from fxprune.metrics.registry import Scores, metric
 from fxprune.program import attribute
 from fxprune.rules.site import Coupling, TensorGuard
@@ -43,7 +44,7 @@ class L2:
 
 def footprint_sums(module: fx.GraphModule, coupling: Coupling, power: int) -> Scores:
     """Return Σ|w|^power for every variable over all parameters it guards, shape `[variables]`."""
-    total = np.zeros(coupling.guards.size)
+    ids, weights = [np.zeros(1, dtype=np.int64)], [np.zeros(1)]
     seen: set[int] = set()
     for node in module.graph.nodes:
         value = coupling.values.get(node) if node.op == "get_attr" else None
@@ -52,24 +53,30 @@ def footprint_sums(module: fx.GraphModule, coupling: Coupling, power: int) -> Sc
             continue
         seen.add(id(tensor))
         if isinstance(value, TensorGuard):
-            _add(total, tensor, value, coupling, power)
+            for column, weight in _sums(tensor, value, coupling, power):
+                ids.append(column)
+                weights.append(weight)
+    total = np.bincount(np.concatenate(ids), np.concatenate(weights), coupling.guards.size)
     total[0] = 0.0
     return total
 
 
-def _add(
-    total: Scores, tensor: torch.Tensor, value: TensorGuard, coupling: Coupling, power: int
-) -> None:
+def _sums(
+    tensor: torch.Tensor, value: TensorGuard, coupling: Coupling, power: int
+) -> Iterator[tuple[Ids, Scores]]:
+    """Yield variables and the Σ|w|^power of each index that they guard, an axis at a time."""
     guards = [coupling.guards.normal(g) for g in value.dims]
-    if not any(g.shape[1] for g in guards):
+    guarded = [dim for dim, g in enumerate(guards) if g.shape[1]]
+    if not guarded:
         return
     with torch.no_grad():
         size = tensor.detach().abs().float()
-        energy = size if power == 1 else size.square()
-    for dim, g in enumerate(guards):
-        if g.shape[1]:
-            others = [d for d in range(energy.ndim) if d != dim]
-            rows = energy.sum(dim=others) if others else energy
-            weight = rows.double().cpu().numpy()
-            for column in g.T:
-                total += np.bincount(column, weights=weight, minlength=len(total))
+        energy = size if power == 1 else size.square_()
+        bare = [dim for dim in range(energy.ndim) if dim not in guarded]
+        energy = energy.sum(dim=bare, keepdim=True) if bare else energy
+    for dim in guarded:
+        others = [d for d in range(energy.ndim) if d != dim]
+        rows = energy.sum(dim=others) if others else energy
+        weight = rows.double().cpu().numpy()
+        for column in guards[dim].T:
+            yield column, weight
