@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +108,7 @@ class Budget:
                 if _off(tried, objective) < _off(best, objective):
                     best, made, stepped = tried, changed, True
                     break
-        for changed in islice(self._pairs(made), TRIALS):
+        for changed in islice(self._others(made), TRIALS):
             if _near(best.achieved, objective.goal):
                 break
             tried = self._measure(objective, self._made(changed))
@@ -123,6 +124,17 @@ class Budget:
             for delta in (-step, step):
                 if 0 <= made[target] + delta <= len(self._by_target[target]):
                     yield [n + delta * (k == target) for k, n in enumerate(made)]
+
+    def _others(self, made: list[int]) -> Iterator[Sequence[int]]:
+        """Yield every choice where there are few, the nearest first, and else those in pairs."""
+        ranges = [range(len(listed) + 1) for listed in self._by_target]
+        if prod(map(len, ranges)) > TRIALS:
+            return self._pairs(made)
+
+        def distance(other: Sequence[int]) -> int:
+            return sum(abs(a - b) for a, b in zip(made, other, strict=True))
+
+        return iter(sorted(product(*ranges), key=distance))
 
     def _pairs(self, made: list[int]) -> Iterator[list[int]]:
         """Yield the choices in which two targets differ, the smaller differences first."""

@@ -84,8 +84,8 @@ class Allocate:
         if not legal or self.min_keep < 1 or step < 1 or not 0 <= self.max_ratio <= 1:
             raise SpecError(
                 f"allocate: {name}={goal:g} (0 to 1), min_keep={self.min_keep} (1 or more), "
-                f"max_ratio={self.max_ratio:g} (0 to 1), round_to={self.round_to} (auto, or 1 or more): "
-                "one of them is out of its range"
+                f"max_ratio={self.max_ratio:g} (0 to 1), round_to={self.round_to} (auto, or 1 or "
+                "more): one of them is out of its range"
             )
         return name, goal
 
