@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError
+from fxprune.garbage import uncollected
 from fxprune.program import Program, Signature, attribute, emptied, set_tensor
 from fxprune.regions import inline_regions
 from fxprune.training_only import attach, watched
@@ -38,7 +39,7 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
             f"and this is a {type(model).__name__}"
         )
     args, kwargs = arguments(inputs)
-    with ALONE, _evaluating(model) as training, _quiet(), watched(model) as readers:
+    with ALONE, uncollected(), _evaluating(model) as training, _quiet(), watched(model) as readers:
         exported, signature, notes = _export(model, args, kwargs)
     program = _program(exported, Signature(**{**signature, "training": training}), notes)
     attach(program.module.graph, model)

@@ -57,6 +57,16 @@ def outer(parts: Sequence[Ids]) -> Ids:
     return np.hstack(columns) if columns else true(total)
 
 
+def distinct(ids: Ids) -> Ids:
+    """Return the distinct values in order: `np.unique` hashes, which is slower for so few.
+
+    >>> distinct(np.array([[3, 1], [1, 2]])).tolist()
+    [1, 2, 3]
+    """
+    ids = np.sort(ids, axis=None)
+    return ids[np.flatnonzero(np.diff(ids, prepend=-2))]
+
+
 def concat(parts: Sequence[Ids]) -> Ids:
     """Return the guard of a concatenated axis: rows one after another, padded with *true*."""
     width = max((part.shape[1] for part in parts), default=0)
@@ -179,7 +189,7 @@ class Guards:
 
     def pin(self, g: Ids, reason: Reason) -> bool:
         """Pin every factor of `g`; return whether anything was free until now."""
-        free = np.unique(self.normal(g))
+        free = distinct(self.normal(g))
         free = free[free > 0]
         if not len(free):
             return False
@@ -206,6 +216,8 @@ class Guards:
                 self.pin(b[bare], reason)
             elif (pair := (n_a == 1) & (n_b == 1)).any():
                 self._union(a[pair, 0], b[pair, 0])
+                if pair.all():
+                    return
             elif (one := n_a == 1).any():
                 self._define(a[one, 0], b[one])
             elif (one := n_b == 1).any():
@@ -235,8 +247,12 @@ class Guards:
         return [self.normal(part) for part in parts]
 
     def _union(self, x: Ids, y: Ids) -> None:
-        ids, local = np.unique(self.find(np.concatenate([x, y])), return_inverse=True)
-        n = len(x)
+        both, n = self.find(np.concatenate([x, y])), len(x)
+        ids = distinct(both)
+        if len(ids) == 2 * n:  # pairs that no other pair meets
+            self._parent[np.maximum(both[:n], both[n:])] = np.minimum(both[:n], both[n:])
+            return
+        local = np.searchsorted(ids, both)
         edges = coo_array((np.ones(n, dtype=bool), (local[:n], local[n:])), (len(ids), len(ids)))
         _, label = connected_components(edges, directed=False)
         _, first = np.unique(label, return_index=True)

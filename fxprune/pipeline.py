@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fxprune.errors import PassError, SpecError
+from fxprune.garbage import uncollected
 from fxprune.program import Program
 
 
@@ -50,7 +51,8 @@ def run(program: Program, passes: Sequence[Pass]) -> Program:
                     f"{one.name}: needs a program that is {fact}; put {_provider(fact)} before it"
                 )
         began = time.perf_counter()
-        program = one(program)
+        with uncollected():
+            program = one(program)
         spent = {**program.seconds, one.name: time.perf_counter() - began}
         facts = program.facts | set(one.ensures)
         program = program.with_(facts=facts, seconds=spent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.guards import Ids
+from fxprune.guards import Ids, distinct
 from fxprune.program import attribute, source_line
 from fxprune.rules.site import Coupling, TensorGuard
 
@@ -148,16 +148,17 @@ class Discovery:
         footprints: list[list[tuple[str, int]]] = [[] for _ in groups]
         order: list[int] = []
         for axis in self.axes:
-            for k in np.unique(owner[np.unique(axis.guard)]):
+            for k in distinct(owner[axis.guard]).tolist():
                 if k >= 0:
                     footprints[k].append((axis.name, axis.dim))
-                    order.append(int(k))
+                    order.append(k)
         kinds, whys = self._kinds(), self._approximate()
+        reasons = [f"{mark.node}: {mark.text}" for mark in self.coupling.approximate]
         targets: list[Target] = []
         used: dict[str, int] = {}
         for k in dict.fromkeys(order):
-            kind = next((kinds[int(u)] for u in groups[k] if int(u) in kinds), "hidden")
-            why = next((whys[int(u)] for u in groups[k] if int(u) in whys), "")
+            kind = _first(kinds[groups[k]], [*KINDS.values()], "hidden")
+            why = _first(whys[groups[k]], reasons, "")
             name = f"{_owner(footprints[k])}:{kind}"
             used[name] = used.get(name, 0) + 1
             label = name if used[name] == 1 else f"{name}#{used[name]}"
@@ -165,22 +166,21 @@ class Discovery:
             targets.append(Target(label, kind, units, tuple(footprints[k]), not why, why))
         return tuple(targets)
 
-    def _kinds(self) -> dict[int, str]:
+    def _kinds(self) -> Ids:
+        """Return for each variable the place in KINDS of its most telling role, or -1."""
         rank = {role: k for k, role in enumerate(KINDS)}
-        best: dict[int, int] = {}
+        best = np.full(self.coupling.guards.size, len(KINDS))
         for mark in self.coupling.roles:
-            at = rank[mark.text]
-            for unit in np.unique(self.coupling.guards.normal(mark.guard)).tolist():
-                best[unit] = min(at, best.get(unit, at))
-        kinds = list(KINDS.values())
-        return {unit: kinds[at] for unit, at in best.items()}
+            ids = self.coupling.guards.normal(mark.guard)
+            best[ids] = np.minimum(best[ids], rank[mark.text])
+        return np.where(best < len(KINDS), best, -1)
 
-    def _approximate(self) -> dict[int, str]:
-        whys: dict[int, str] = {}
-        for mark in self.coupling.approximate:
-            for unit in np.unique(self.coupling.guards.normal(mark.guard)).tolist():
-                whys.setdefault(unit, f"{mark.node}: {mark.text}")
-        return whys
+    def _approximate(self) -> Ids:
+        """Return for each variable the number of the first mark that makes it inexact, or -1."""
+        first = np.full(self.coupling.guards.size, -1)
+        for k, mark in reversed(list(enumerate(self.coupling.approximate))):
+            first[self.coupling.guards.normal(mark.guard)] = k
+        return first
 
     @cached_property
     def pinned(self) -> tuple[Pinned, ...]:
@@ -222,3 +222,9 @@ def _owner(footprint: list[tuple[str, int]]) -> str:
     """Name a target after the first module that produces its units: the first axis 0, else any."""
     made = [name for name, dim in footprint if dim == 0] or [footprint[0][0]]
     return made[0].rpartition(".")[0] or made[0]
+
+
+def _first(places: Ids, texts: Sequence[str], default: str) -> str:
+    """Return the text at the first place that there is."""
+    found = places[places >= 0]
+    return texts[int(found[0])] if len(found) else default

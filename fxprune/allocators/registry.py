@@ -27,7 +27,7 @@ class Bounds:
     round_to: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Move:
     """Remove some units of one target at once: the least step that its bounds allow.
 
