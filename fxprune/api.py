@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,12 +17,13 @@ from safetensors.torch import save as to_bytes
 from torch.export import ExportedProgram
 
 from fxprune import archive, onnx, pipeline
-from fxprune.capture import capture
+from fxprune.capture import capture, quiet
 from fxprune.cost import Cost
 from fxprune.errors import ExportError, FileError
 from fxprune.plan import Plan
-from fxprune.program import Program, Signature
+from fxprune.program import Program, Signature, set_tensor, tensors_of
 from fxprune.report import Report
+from fxprune.shrinking import aliases
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
 from fxprune.targets import Discovery, Pinned, Target
@@ -174,16 +176,20 @@ def _signature(model: torch.nn.Module, inputs: Any) -> Signature:
 
 
 def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
+    """Export with no more than two examples, which the file will hold, where two are enough."""
     modes = [(module, module.training) for module in slim.modules()]
     slim.eval()
+    shapes = signature.dynamic_shapes(slim)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
+            if (signature.batch or 0) > 2:
+                with suppress(Exception):  # such as a batch that must be a multiple of four
+                    args, kwargs = signature.resized(2)
+                    return torch.export.export(
+                        slim, args, kwargs, dynamic_shapes=shapes, strict=False
+                    )
             return torch.export.export(
-                slim,
-                signature.args,
-                signature.kwargs,
-                dynamic_shapes=signature.dynamic_shapes(slim),
-                strict=False,
+                slim, signature.args, signature.kwargs, dynamic_shapes=shapes, strict=False
             )
     except Exception as error:  # the exporter raises what it likes
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -194,13 +200,20 @@ def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
 
 
 def _described(slim: SlimModule, signature: Signature) -> str:
-    return json.dumps({"format": 1, "training": slim.training, "batch": signature.batch})
+    tied = [names for names in aliases(slim).values() if len(names) > 1]
+    facts = {"format": 1, "training": slim.training, "batch": signature.batch, "tied": tied}
+    return json.dumps(facts)
 
 
 def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
     """Put back what `save` wrote beside the program."""
     if "fxprune.json" in extra:
-        slim.train(bool(json.loads(extra["fxprune.json"])["training"]))
+        facts = json.loads(extra["fxprune.json"])
+        slim.train(bool(facts["training"]))
+        for first, *others in facts["tied"]:
+            tensor = tensors_of(slim)[first]
+            for name in others:
+                set_tensor(slim, name, tensor, persistent=name in slim.state_dict())
     if "fxprune.plan.json" in extra:
         tensors = load(base64.b64decode(extra["fxprune.plan.safetensors"]))
         slim.plan = Plan.of(extra["fxprune.plan.json"], tensors)

@@ -125,7 +125,7 @@ class Budget:
                 if 0 <= made[target] + delta <= len(self._by_target[target]):
                     yield [n + delta * (k == target) for k, n in enumerate(made)]
 
-    def _others(self, made: list[int]) -> Iterator[Sequence[int]]:
+    def _others(self, made: list[int]) -> Iterator[list[int]]:
         """Yield every choice where there are few, the nearest first, and else those in pairs."""
         ranges = [range(len(listed) + 1) for listed in self._by_target]
         if prod(map(len, ranges)) > TRIALS:
@@ -134,7 +134,7 @@ class Budget:
         def distance(other: Sequence[int]) -> int:
             return sum(abs(a - b) for a, b in zip(made, other, strict=True))
 
-        return iter(sorted(product(*ranges), key=distance))
+        return iter(sorted(map(list, product(*ranges)), key=distance))
 
     def _pairs(self, made: list[int]) -> Iterator[list[int]]:
         """Yield the choices in which two targets differ, the smaller differences first."""

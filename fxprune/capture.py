@@ -7,7 +7,8 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -38,8 +39,11 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
             f"model: a torch.nn.Module or torch.export.ExportedProgram is needed, "
             f"and this is a {type(model).__name__}"
         )
+    known = getattr(model, "signature", None)
+    if inputs is None and isinstance(known, Signature):
+        inputs = (known.args, known.kwargs)  # a pruned module brings its own
     args, kwargs = arguments(inputs)
-    with ALONE, uncollected(), _evaluating(model) as training, _quiet(), watched(model) as readers:
+    with ALONE, uncollected(), _evaluating(model) as training, quiet(), watched(model) as readers:
         exported, signature, notes = _export(model, args, kwargs)
     program = _program(exported, Signature(**{**signature, "training": training}), notes)
     attach(program.module.graph, model)
@@ -98,12 +102,12 @@ def _evaluating(model: torch.nn.Module) -> Iterator[bool]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's warnings and logs to itself: its errors are reported by us."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -144,13 +148,18 @@ def _settled(
     places = [node for node in exported.graph.nodes if node.op == "placeholder"][-len(leaves) :]
     values = [node.meta.get("val") for node in places]
     dynamic = tuple(
-        isinstance(value, torch.Tensor) and value.ndim > 0 and not isinstance(value.shape[0], int)
+        isinstance(value, torch.Tensor) and value.ndim > 0 and _free(value.shape[0])
         for value in values
     )
     signature = {"args": args, "kwargs": kwargs}
     if not any(dynamic):
         return exported, signature, ("the batch size is fixed: the model computes with its value",)
     return exported, signature | {"dynamic": dynamic, "batch": batch}, ()
+
+
+def _free(size: int | torch.SymInt) -> bool:
+    """Tell a symbolic size from a number, and from a symbol that was found to be one number."""
+    return not isinstance(size, int) and size.node.maybe_as_int() is None
 
 
 def widened(
@@ -225,7 +234,7 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
     args, kwargs = exported.example_inputs if inputs is None else arguments(inputs)
     if inputs is not None:
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 copy.deepcopy(exported).module()(*args, **kwargs)
         except Exception as error:
             raise refusal("the ExportedProgram", args, kwargs, error) from error
@@ -234,11 +243,12 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
         None,
     )
     _, found, notes = _settled(exported, tuple(args), dict(kwargs), batch or 1)
+    notes = notes and ("the batch size is fixed: the program was exported so",)
     return _program(exported, Signature(**found), notes)
 
 
 def _program(exported: ExportedProgram, signature: Signature, notes: tuple[str, ...]) -> Program:
-    with _quiet():
+    with quiet():
         module = exported.module(check_guards=False)
     _share(exported, module)
     inline_regions(module)

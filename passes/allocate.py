@@ -17,7 +17,6 @@ from fxprune.plan import Plan, TargetPlan
 from fxprune.program import Program
 from fxprune.shrinking import kept_indices
 
-
 # Kernels work on blocks of channels: widths that are no multiples of them run on slower paths, so
 # that a narrower layer can be slower. "auto" takes the first of these at which the goal is met.
 COARSE = (8, 4, 2)

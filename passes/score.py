@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from fxprune.errors import InputError, SpecError
 from fxprune.metrics import METRICS
 from fxprune.pipeline import register, unknown
@@ -33,4 +35,10 @@ class Score:
         assert program.discovery is not None
         coupling = program.discovery.coupling
         scores = METRICS[self.metric]().score(program.module, coupling, program.selected)
+        for target, score in zip(program.selected, scores, strict=True):
+            if np.isnan(score).any():
+                raise InputError(
+                    f"score: the weights of {target.name} hold values that are not a number; "
+                    "repair them, or exclude the target"
+                )
         return program.with_(scores=tuple(scores))

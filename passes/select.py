@@ -18,8 +18,8 @@ class Select:
     """Keep to targets of a kind, named by patterns, and (with exact) removable without a trace."""
 
     kind: str | tuple[str, ...] = "all"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    include: str | tuple[str, ...] = ()
+    exclude: str | tuple[str, ...] = ()
     exact: bool = False
 
     name: ClassVar[str]
@@ -28,13 +28,16 @@ class Select:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with fewer targets selected; selecting none is an error."""
-        kinds = (self.kind,) if isinstance(self.kind, str) else tuple(self.kind)
+        kinds = _listed(self.kind)
         for kind in kinds:
             if kind not in (*ALL_KINDS, "all"):
                 raise SpecError(f"target.kind: {unknown('kind', kind, (*ALL_KINDS, 'all'))}")
         assert program.discovery is not None
         targets = program.discovery.targets
-        for field, patterns in (("include", self.include), ("exclude", self.exclude)):
+        for field, patterns in (
+            ("include", _listed(self.include)),
+            ("exclude", _listed(self.exclude)),
+        ):
             for pattern in patterns:
                 if not any(target.touches(pattern) for target in targets):
                     names = [target.name.split(":")[0] for target in targets]
@@ -47,8 +50,8 @@ class Select:
     def _takes(self, target: Target, kinds: Sequence[str]) -> bool:
         return (
             ("all" in kinds or target.kind in kinds)
-            and (not self.include or any(map(target.touches, self.include)))
-            and not any(map(target.touches, self.exclude))
+            and (not self.include or any(map(target.touches, _listed(self.include))))
+            and not any(map(target.touches, _listed(self.exclude)))
             and (target.exact or not self.exact)
         )
 
@@ -59,3 +62,7 @@ class Select:
         if not any(target.kind in kinds for target in targets) and "all" not in kinds:
             return f"no target of kind {', '.join(kinds)}; the model has {', '.join(have)}"
         return "kind, include, exclude and exact together leave no target; relax one of them"
+
+
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -56,7 +56,8 @@ def footprint_sums(module: fx.GraphModule, coupling: Coupling, power: int) -> Sc
             for column, weight in _sums(tensor, value, coupling, power):
                 ids.append(column)
                 weights.append(weight)
-    total = np.bincount(np.concatenate(ids), np.concatenate(weights), coupling.guards.size)
+    counted = np.bincount(np.concatenate(ids), np.concatenate(weights), coupling.guards.size)
+    total = counted.astype(np.float64)
     total[0] = 0.0
     return total
 
