@@ -94,8 +94,22 @@ def contracted(
     return bound.result(result, site.out())
 
 
+MOVED = {
+    aten.t.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.expand.default,
+    aten.view.default,
+    aten.unsqueeze.default,
+    aten.clone.default,
+    aten.detach.default,
+}
+
+
 def is_weight(arg: Any) -> bool:
     """Tell whether an operand is a matrix made of parameters alone: of features, not of heads."""
+    while isinstance(arg, fx.Node) and arg.target in MOVED:
+        arg = arg.args[0]
     if not isinstance(arg, fx.Node) or arg.meta["val"].ndim > 2:
         return False
     open_, seen = [arg], {arg}

@@ -70,6 +70,7 @@ def couple(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
 def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) -> TensorGuard:
     operands = {name: site.tensor(name) for name in names}
     sizes, dims, zeros = shape_of(out), list[Ids](), list[bool]()
+    known: dict[frozenset[str], str] = {}
     for d, (size, fix) in enumerate(zip(sizes, unbounded(out), strict=True)):
         back = d - len(sizes)
         meet = {
@@ -84,15 +85,20 @@ def _broadcast(site: Site, names: Sequence[str], out: torch.Tensor, index: int) 
             site.pin(g, "a size depends on the input")
             g = true(size)
         zero = frozenset(name for name in meet if operands[name].zero[back])
+        if g.shape[1] and zero not in known:
+            known[zero] = at_zero(site.node, site.args, zero, index)
+        if g.shape[1] and known[zero] == "undefined":
+            site.approximate(g, f"{site.operator} of zero is not a number")
         dims.append(g)
-        zeros.append(bool(g.shape[1]) and keeps_zero(site.node, site.args, zero, index))
+        zeros.append(bool(g.shape[1]) and known[zero] == "zero")
     return TensorGuard(tuple(dims), tuple(zeros))
 
 
-def keeps_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0) -> bool:
-    """Tell whether the result is zero where the operands `zero` are, by trying the operator.
+def at_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: int = 0) -> str:
+    """Return what the result is where the operands `zero` are zero, by trying the operator.
 
-    The other operands take every combination of a few numbers. Where one of them is zero, a result
+    It is "zero", "undefined" (the zeros alone decide, and it is no finite number) or "unknown". The
+    other operands take every combination of a few numbers. Where one of them is zero, a result
     that is not a number does not count: there the model itself divides by zero.
     """
     tried: dict[str, Any] = {}
@@ -113,7 +119,13 @@ def keeps_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index:
         tried[name] = columns[:, k].to(tried[name].dtype)
     tried |= {name: tried[name].expand(len(columns)).clone() for name in zero}
     divides = (columns == 0).any(dim=1)
-    return _is_zero(node.target, tried, index, divides)
+    result = _called(node.target, tried, index)
+    if result is None:
+        return "unknown"
+    if zero and not unknown and not bool(result.isfinite().all()):
+        return "undefined"
+    off = (result != 0).logical_and(~(result.isnan() & divides))
+    return "unknown" if bool(off.any()) else "zero"
 
 
 def _numbers(dtype: torch.dtype) -> tuple[float, ...]:
@@ -122,14 +134,15 @@ def _numbers(dtype: torch.dtype) -> tuple[float, ...]:
     return NUMBERS if dtype.is_floating_point or dtype.is_complex else (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
-def _is_zero(operator: Any, arguments: dict[str, Any], index: int, divides: torch.Tensor) -> bool:
+def _called(operator: Any, arguments: dict[str, Any], index: int) -> torch.Tensor | None:
+    """Return what the operator makes of the arguments, or None where it refuses them."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
-            result = operator(**arguments)
+            result: Any = operator(**arguments)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
-        return False  # it cannot be tried on these numbers: nothing is known
-    result = result[index] if isinstance(result, (tuple, list)) else result
-    return not bool((result != 0).logical_and(~(result.isnan() & divides)).any())
+        return None
+    chosen: torch.Tensor = result[index] if isinstance(result, (tuple, list)) else result
+    return chosen
 
 
 POINTWISE = Rule(couple)

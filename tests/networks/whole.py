@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
@@ -48,10 +49,16 @@ class Analysis:
 
 
 def analyse(model: nn.Module, inputs: Any) -> Analysis:
-    """Capture and couple a model whose parameters and statistics are made unlike their defaults."""
+    """Capture and couple a model, its parameters and statistics made unlike their defaults.
+
+    An ExportedProgram may stand for the inputs; it holds the parameters, so they stay as they are.
+    """
     model = model.eval()
-    randomise(model)
-    program = capture(model, inputs)
+    if isinstance(inputs, ExportedProgram):
+        program = capture(inputs)
+    else:
+        randomise(model)
+        program = capture(model, inputs)
     coupling = couple(program.module)
     return Analysis(model, program, coupling, Discovery(program.module, coupling))
 
