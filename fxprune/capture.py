@@ -124,7 +124,7 @@ def _export(
         try:
             wanted = Signature(wide_args, wide_kwargs, led(wide_args, wide_kwargs, batch))
             shapes = wanted.dynamic_shapes(model)
-            with torch.no_grad():
+            with torch.enable_grad():  # so that what stops gradients shows
                 exported = torch.export.export(
                     model, wide_args, wide_kwargs, dynamic_shapes=shapes, strict=False
                 )
@@ -132,7 +132,7 @@ def _export(
         except Exception as error:  # the exporter raises what it likes; the fixed export decides
             first = error
     try:
-        with torch.no_grad():
+        with torch.enable_grad():  # so that what stops gradients shows
             exported = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:
         raise _explained(model, args, kwargs, error) from error
