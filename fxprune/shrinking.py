@@ -9,7 +9,8 @@ from torch import fx
 from fxprune.coupling import rule_for
 from fxprune.guards import Mask
 from fxprune.program import attribute, emptied, set_tensor, used
-from fxprune.rules.site import Coupling, Edit, Kept, TensorGuard
+from fxprune.rules.kept import Kept
+from fxprune.rules.site import Coupling, Edit, TensorGuard
 
 
 def kept_indices(

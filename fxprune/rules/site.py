@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import fx
 
 from fxprune.guards import Guards, Ids, Mask, Reason, true
+from fxprune.rules.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -292,17 +292,3 @@ class Edit:
             read = graph.get_attr(label)
         read.meta["val"] = value
         return read
-
-
-class Kept:
-    """Answer which indices of a guard survive a choice of variables; `alive` is `[variables]`."""
-
-    def __init__(self, guards: Guards, alive: Mask) -> None:
-        self._guards = guards
-        self._alive = alive
-
-    def mask(self, g: Ids) -> Mask:
-        """Return the kept indices of a guard array, shape `[n]`."""
-        if not g.shape[1]:
-            return np.ones(len(g), dtype=bool)
-        return np.asarray(self._alive[self._guards.normal(g)].all(axis=1))

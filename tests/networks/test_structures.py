@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.networks import attention, structures
+from tests.networks import attention, blocks, movements
+from tests.networks.structures import Structure
 from tests.networks.whole import analyse, obey
 
-BASES = {"Structure", "Vision", "Sequence"}
 NETWORKS = [
     network
-    for module in (structures, attention)
-    for name, network in inspect.getmembers(module, inspect.isclass)
-    if issubclass(network, structures.Structure) and network.__module__ == module.__name__
-    if name not in BASES
+    for module in (movements, blocks, attention)
+    for _, network in inspect.getmembers(module, inspect.isclass)
+    if issubclass(network, Structure) and network.__module__ == module.__name__
 ]
 
 

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling import couple
 from fxprune.guards import Ids, Mask
-from fxprune.rules.site import Coupling, Kept, TensorGuard
+from fxprune.rules.kept import Kept
+from fxprune.rules.site import Coupling, TensorGuard
 from fxprune.shrinking import kept_indices, shrink
 
 RANDOM_DRAWS = 4
@@ -162,50 +163,62 @@ def _restricted(tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor
     return tensor
 
 
-def build(sample: Sample) -> Case:
-    """Build a graph of one call: float operands are parameters, others are buffers."""
-    root, graph, inputs = nn.Module(), fx.Graph(), list[torch.Tensor]()
-    writes = sample.operator._schema.is_mutable
+@dataclass
+class Builder:
+    """Put operands in a graph: float ones as parameters, others as buffers, inputs as inputs."""
 
-    def place(arg: Any) -> Any:
-        if isinstance(arg, Input):
-            inputs.append(arg.tensor)
-            node = graph.placeholder(f"x{len(inputs)}")
-            node.meta["val"] = arg.tensor
-            return node
+    clones: bool  # an operator that writes gets copies
+    root: nn.Module = field(default_factory=nn.Module)
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    inputs: list[torch.Tensor] = field(default_factory=list)
+
+    def place(self, arg: Any) -> Any:
+        """Return an argument with nodes for its tensors."""
         if isinstance(arg, (list, tuple)):
-            return type(arg)(place(one) for one in arg)
-        if not isinstance(arg, torch.Tensor):
-            return arg
-        name = f"operand{len(list(root.parameters())) + len(list(root.buffers()))}"
-        if arg.is_floating_point():
-            root.register_parameter(name, nn.Parameter(arg))
+            return type(arg)(self.place(one) for one in arg)
+        if isinstance(arg, Input):
+            self.inputs.append(arg.tensor)
+            return self.valued(self.graph.placeholder(f"x{len(self.inputs)}"), arg.tensor)
+        return self.read(arg) if isinstance(arg, torch.Tensor) else arg
+
+    def read(self, tensor: torch.Tensor) -> fx.Node:
+        """Return a node that reads a tensor of the module."""
+        name = f"operand{len(list(self.root.parameters())) + len(list(self.root.buffers()))}"
+        if tensor.is_floating_point():
+            self.root.register_parameter(name, nn.Parameter(tensor))
         else:
-            root.register_buffer(name, arg)
-        node = graph.get_attr(name)
-        node.meta["val"] = arg
-        if writes:
-            node = graph.call_function(torch.ops.aten.clone.default, (node,))
-            node.meta["val"] = arg
+            self.root.register_buffer(name, tensor)
+        node = self.valued(self.graph.get_attr(name), tensor)
+        clone = torch.ops.aten.clone.default
+        return (
+            self.valued(self.graph.call_function(clone, (node,)), tensor) if self.clones else node
+        )
+
+    def valued(self, node: fx.Node, value: Any) -> fx.Node:
+        """Give a node the value that it produces."""
+        node.meta["val"] = value
         return node
 
-    given = pytree.tree_map(
-        lambda a: a.clone() if isinstance(a, torch.Tensor) else a, _bare(sample)
-    )
+
+def build(sample: Sample) -> Case:
+    """Build a graph of one call, its results its outputs."""
+    args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, _bare(sample))
     with torch.no_grad():
-        value = sample.operator(*given[0], **given[1])
-    # placeholders stand first
-    args, kwargs = place(list(sample.args)), {k: place(v) for k, v in sample.kwargs.items()}
-    node = graph.call_function(sample.operator, tuple(args), kwargs)
-    node.meta["val"] = value
+        value = sample.operator(*args, **kwargs)
+    builder = Builder(sample.operator._schema.is_mutable)
+    placed = tuple(builder.place(list(sample.args)))
+    named = {name: builder.place(arg) for name, arg in sample.kwargs.items()}
+    graph = builder.graph
+    node = builder.valued(graph.call_function(sample.operator, placed, named), value)
     outputs = [node]
     if isinstance(value, (tuple, list)):
-        outputs = []
-        for k, one in enumerate(value):
-            outputs.append(graph.call_function(operator.getitem, (node, k)))
-            outputs[-1].meta["val"] = one
+        outputs = [
+            builder.valued(graph.call_function(operator.getitem, (node, k)), one)
+            for k, one in enumerate(value)
+        ]
     graph.output(tuple(outputs))
-    return Case(fx.GraphModule(root, graph), tuple(inputs), sample.values)
+    module = fx.GraphModule(builder.root, graph)
+    return Case(module, tuple(builder.inputs), sample.values)
 
 
 def _bare(sample: Sample) -> Any:

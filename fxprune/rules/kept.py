@@ -1,0 +1,21 @@
+"""Which indices survive a choice of variables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune.guards import Guards, Ids, Mask
+
+
+class Kept:
+    """Answer which indices of a guard survive a choice of variables; `alive` is `[variables]`."""
+
+    def __init__(self, guards: Guards, alive: Mask) -> None:
+        self._guards = guards
+        self._alive = alive
+
+    def mask(self, g: Ids) -> Mask:
+        """Return the kept indices of a guard array, shape `[n]`."""
+        if not g.shape[1]:
+            return np.ones(len(g), dtype=bool)
+        return np.asarray(self._alive[self._guards.normal(g)].all(axis=1))
