@@ -21,7 +21,7 @@ class _Strict(BaseModel):
 
 
 class TargetSpec(_Strict):
-    """Select targets by kind and by shell patterns over module and parameter names.
+    """Select targets by kind and by shell patterns over the modules that make their units.
 
     With `exact` only units whose removal equals zeroing their weights are taken.
     """

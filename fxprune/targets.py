@@ -57,11 +57,17 @@ class Target:
         size = f"{len(self)} {self.kind} units"
         return f"{self.name}: {size}" + ("" if self.exact else f", approximate ({self.why})")
 
-    def touches(self, pattern: str) -> bool:
-        """Tell whether a shell pattern names the target, a parameter of it or a module of those."""
+    def matches(self, pattern: str) -> bool:
+        """Tell whether a shell pattern names the target, or what makes its units.
+
+        That is a parameter whose axis 0 they are, the module it belongs to, or one around that:
+        `layer3` and `layer3.*` name what layer 3 makes, not what it reads.
+        """
+        makers = [name for name, dim in self.footprint if dim == 0]
         names = {self.name, self.name.split(":")[0]}
-        for parameter, _ in self.footprint:
-            names |= {parameter, parameter.rpartition(".")[0]}
+        for parameter in makers or [name for name, _ in self.footprint]:
+            parts = parameter.split(".")
+            names |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
         return any(fnmatchcase(name, pattern) for name in names)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from fxprune.errors import SpecError
@@ -34,12 +35,10 @@ class Select:
                 raise SpecError(f"target.kind: {unknown('kind', kind, (*ALL_KINDS, 'all'))}")
         assert program.discovery is not None
         targets = program.discovery.targets
-        for field, patterns in (
-            ("include", _listed(self.include)),
-            ("exclude", _listed(self.exclude)),
-        ):
-            for pattern in patterns:
-                if not any(target.touches(pattern) for target in targets):
+        known = [target.name for target in targets] + _places(program.discovery.parameters)
+        for field, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in _listed(patterns):
+                if not any(fnmatchcase(name, pattern) for name in known):
                     names = [target.name.split(":")[0] for target in targets]
                     raise SpecError(f"target.{field}: {unknown('module', pattern, names)}")
         chosen = tuple(target for target in targets if self._takes(target, kinds))
@@ -50,8 +49,8 @@ class Select:
     def _takes(self, target: Target, kinds: Sequence[str]) -> bool:
         return (
             ("all" in kinds or target.kind in kinds)
-            and (not self.include or any(map(target.touches, _listed(self.include))))
-            and not any(map(target.touches, _listed(self.exclude)))
+            and (not self.include or any(map(target.matches, _listed(self.include))))
+            and not any(map(target.matches, _listed(self.exclude)))
             and (target.exact or not self.exact)
         )
 
@@ -62,6 +61,12 @@ class Select:
         if not any(target.kind in kinds for target in targets) and "all" not in kinds:
             return f"no target of kind {', '.join(kinds)}; the model has {', '.join(have)}"
         return "kind, include, exclude and exact together leave no target; relax one of them"
+
+
+def _places(parameters: Iterable[str]) -> list[str]:
+    """Return the names of parameters and of every module around them."""
+    paths = [name.split(".") for name in parameters]
+    return [".".join(path[:n]) for path in paths for n in range(1, len(path) + 1)]
 
 
 def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
