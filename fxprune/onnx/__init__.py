@@ -140,7 +140,7 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Capture
 def _convert(captured: _Captured) -> onnx.ModelProto:
     """Convert to ONNX with all weights inside, cleaned and checked."""
     try:
-        converted = torch.onnx.export(captured.program, dynamo=True, verbose=False)
+        converted = _converted(captured.program)
     except Exception as problem:  # The converter wraps failures of many types of its own.
         raise ExportError(f"torch.onnx.export refuses the model: {_line(problem)}") from problem
     assert converted is not None
@@ -155,6 +155,14 @@ def _convert(captured: _Captured) -> onnx.ModelProto:
     # A buffer that the model writes comes out as well, before the user's outputs.
     del model.graph.output[: max(0, len(model.graph.output) - len(captured.kept))]
     return clean(model, captured.tensors)
+
+
+def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram | None:
+    """Convert; without the converter's optimizer where that fails, as it does on RAFT's splits."""
+    try:
+        return torch.onnx.export(program, dynamo=True, verbose=False)
+    except Exception:  # a second failure is told
+        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
 
 
 def _name_axes(
