@@ -70,11 +70,13 @@ def tolerance(module: torch.nn.Module, rtol: float) -> float:
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return max|a-b| / max|a| over finite places; infinite where only one side is finite."""
+    """Return max|a-b| / max|a| over finite places; infinite where the others are not the same."""
     wide = torch.complex128 if a.is_complex() else torch.float64
     a, b = a.detach().to(wide).flatten(), b.detach().to(wide).flatten()
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()):
+        return float("inf")
+    if not torch.allclose(a[~finite], b[~finite], equal_nan=True):
         return float("inf")
     if not finite.any():
         return 0.0
