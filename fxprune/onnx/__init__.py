@@ -14,11 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import onnx
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
-
-import onnx
 
 from ..errors import ExportError
 from ..files import atomic_write

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-import onnx_graphsurgeon as gs
-
 import onnx
+import onnx_graphsurgeon as gs
 
 FOLD_LIMIT = 64 * 1024
 """Bytes: a folded constant above this size stays an operator, so that no `Expand` bloats the file.
