@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -118,16 +120,11 @@ def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
 
 
 def source_line(node: fx.Node) -> str:
-    """Return `file:line` of the user's code that made a node, or an empty string."""
-    best = ""
-    for line in str(node.meta.get("stack_trace") or "").splitlines():
-        text = line.strip()
-        if text.startswith('File "'):
-            path, _, rest = text[6:].partition('", line ')
-            place = f"{path}:{rest.split(',')[0]}"
-            if "/torch/" not in path or not best:
-                best = place
-    return best
+    """Return `file:line` of the user's innermost line that made a node, or an empty string."""
+    inside = os.path.dirname(torch.__file__) + os.sep
+    places = re.findall(r'File "(.+?)", line (\d+)', str(node.meta.get("stack_trace") or ""))
+    ours = [f"{path}:{line}" for path, line in places if not path.startswith(inside)]
+    return ours[-1] if ours else ""
 
 
 def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = True) -> None:
