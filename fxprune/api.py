@@ -154,7 +154,9 @@ def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx
     is dynamic where the module allows it. Raises ExportError or FileError; no part of a file stays.
     """
     signature = _signature(model, inputs)
-    metadata = {"format": "1", "torch": torch.__version__}
+    from fxprune import __version__  # which imports this file
+
+    metadata = {"format": "1", "version": __version__, "torch": torch.__version__}
     if isinstance(model, SlimModule):
         metadata["spec"] = json.dumps(dict(model.plan.spec) if model.plan is not None else {})
         if model.report is not None:
