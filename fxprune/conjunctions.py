@@ -1,0 +1,118 @@
+"""Arrays of conjunctions, without a solver: put together, packed, compared by how they partition.
+
+`Ids` has shape `[n, factors]`: row `i` is a conjunction of variables, 0 is *true* and pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def true(n: int) -> Ids:
+    """Return the guard of a dimension of `n` indices that never change, shape `[n, 0]`."""
+    return np.empty((n, 0), dtype=np.int64)
+
+
+def outer(parts: Sequence[Ids]) -> Ids:
+    """Return the guard of a merged (row-major flattened) axis: `[Πn, Σfactors]`.
+
+    >>> outer([np.array([[1], [2]]), np.array([[3], [4], [5]])]).tolist()
+    [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]]
+    """
+    sizes = [len(part) for part in parts]
+    total = int(np.prod(sizes, dtype=np.int64))
+    columns: list[Ids] = []
+    inner = total
+    for part, size in zip(parts, sizes, strict=True):
+        inner = inner // size if size else 0
+        if part.shape[1]:
+            spread = np.repeat(part, inner, axis=0)
+            columns.append(np.tile(spread, (total // max(1, len(spread)), 1)))
+    return np.hstack(columns) if columns else true(total)
+
+
+def distinct(ids: Ids) -> Ids:
+    """Return the distinct values in order: `np.unique` hashes, which is slower for so few.
+
+    >>> distinct(np.array([[3, 1], [1, 2]])).tolist()
+    [1, 2, 3]
+    """
+    ids = np.sort(ids, axis=None)
+    return ids[np.flatnonzero(np.diff(ids, prepend=-2))]
+
+
+def concat(parts: Sequence[Ids]) -> Ids:
+    """Return the guard of a concatenated axis: rows one after another, padded with *true*."""
+    width = max((part.shape[1] for part in parts), default=0)
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+    return np.vstack(padded) if padded else true(0)
+
+
+def pack(g: Ids) -> Ids:
+    """Drop repeats within a row, move what is left of each row to the left, drop empty columns."""
+    if g.shape[1] == 1:
+        return g
+    g = g.copy()
+    for j in range(1, g.shape[1]):
+        g[(g[:, :j] == g[:, [j]]).any(axis=1), j] = 0
+    if (g == 0).any():
+        order = np.argsort(g == 0, axis=1, kind="stable")
+        g = np.take_along_axis(g, order, axis=1)
+    return g[:, g.any(axis=0)]
+
+
+def cancel(a: Ids, b: Ids) -> tuple[Ids, Ids]:
+    """Drop the rows that are equal as sets, and from the others the factors of both sides."""
+    if a.shape == b.shape and np.array_equal(a, b):
+        return a[:0], b[:0]
+    both_a = (a[:, :, None] == b[:, None, :]).any(axis=2)
+    both_b = (b[:, :, None] == a[:, None, :]).any(axis=2)
+    a, b = np.where(both_a, 0, a), np.where(both_b, 0, b)
+    open_ = a.any(axis=1) | b.any(axis=1)
+    return _packed(a[open_]), _packed(b[open_])
+
+
+def _packed(g: Ids) -> Ids:
+    return pack(g) if g.shape[1] else g
+
+
+def relate(labels_a: list[Ids], labels_b: list[Ids]) -> tuple[Mask, Mask]:
+    """Return `[A, B]` masks: column i of a is as fine as j of b or finer; and the other way."""
+    finer_a = np.zeros((len(labels_a), len(labels_b)), dtype=bool)
+    finer_b = np.zeros_like(finer_a)
+    for i, la in enumerate(labels_a):
+        for j, lb in enumerate(labels_b):
+            n_a, n_b = int(la.max()) + 1, int(lb.max()) + 1
+            pairs = len(np.unique(la * n_b + lb))
+            finer_a[i, j], finer_b[i, j] = pairs == n_a, pairs == n_b
+    return finer_a, finer_b
+
+
+def pair_up(equal: Mask) -> list[tuple[int, int]]:
+    """Choose pairs of columns with equal partitions, the same place first, each column once."""
+    pairs: list[tuple[int, int]] = []
+    places = sorted(map(tuple, np.argwhere(equal).tolist()), key=lambda p: (p[0] != p[1], p))
+    for i, j in places:
+        if all(i != p and j != q for p, q in pairs):
+            pairs.append((i, j))
+    return pairs
+
+
+def rank_within(fine: Ids, coarse: Ids) -> Ids:
+    """Return for each row the rank of its fine class among those of its coarse class."""
+    key, inverse = np.unique(coarse * (int(fine.max()) + 1) + fine, return_inverse=True)
+    owner = key // (int(fine.max()) + 1)
+    start = np.searchsorted(owner, owner)
+    return np.asarray(np.arange(len(key)) - start)[inverse]
+
+
+def same(x: Ids, y: Ids) -> bool:
+    """Return whether two label arrays partition the rows alike."""
+    return len(np.unique(x)) == len(np.unique(y)) == len(np.unique(x * (int(y.max()) + 1) + y))
