@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -41,6 +42,7 @@ class Cost:
         self._coupling = coupling
         self._batch = batch or 1
         self._index: dict[int, int] = {}
+        self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
         self.axes: list[Ids] = []
         self._hold: list[Ids] = []  # keeps the arrays whose id() is a key alive
         self.tensors: list[tuple[str, tuple[int, ...], int, bool]] = []
@@ -57,9 +59,12 @@ class Cost:
     def _axis(self, g: Ids) -> int:
         key = id(g)
         if key not in self._index:
-            self._index[key] = len(self.axes)
             self._hold.append(g)
-            self.axes.append(self._coupling.guards.normal(g))
+            normal = self._coupling.guards.normal(g)
+            place = self._alike.setdefault((normal.shape, normal.tobytes()), len(self.axes))
+            if place == len(self.axes):
+                self.axes.append(normal)
+            self._index[key] = place
         return self._index[key]
 
     def _tensor(self, module: fx.GraphModule, node: fx.Node, seen: set[int]) -> None:
@@ -106,7 +111,24 @@ class Cost:
 
     def counts(self, alive: Mask) -> list[int]:
         """Return how many indices of every axis are kept."""
-        return [int(alive[g].all(axis=1).sum()) if g.shape[1] else len(g) for g in self.axes]
+        counts = np.array([len(g) for g in self.axes], dtype=np.int64)
+        for places, rows, starts in self._stacked:
+            counts[places] = np.add.reduceat(alive[rows].all(axis=1), starts, dtype=np.int64)
+        listed: list[int] = counts.tolist()
+        return listed
+
+    @cached_property
+    def _stacked(self) -> list[tuple[Ids, Ids, Ids]]:
+        """Stack the axes of equally many factors: their places, their rows, where each starts."""
+        stacked: list[tuple[Ids, Ids, Ids]] = []
+        for width in sorted({g.shape[1] for g in self.axes if g.size}):
+            places = np.array(
+                [k for k, g in enumerate(self.axes) if g.size and g.shape[1] == width]
+            )
+            ends = np.cumsum([len(self.axes[k]) for k in places])
+            starts = np.concatenate([[0], ends[:-1]])
+            stacked.append((places, np.vstack([self.axes[k] for k in places]), starts))
+        return stacked
 
     def macs(self, alive: Mask) -> int:
         """Return multiply-accumulates for one example."""
