@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import torch
 from torch import nn
-from torch.export.pt2_archive._package import load_pt2
 
 from .errors import FileError, UntrustedFileError
 from .files import atomic_write
@@ -53,6 +52,9 @@ def load_exported(
 
     Raises `FileError`, or `UntrustedFileError` for what only `trust` (`--trust`) may load.
     """
+    # Imported here: it brings half of the compiler, which nothing else at start-up needs.
+    from torch.export.pt2_archive._package import load_pt2
+
     path = Path(path)
     with _opened(path) as file:
         if not trust:
