@@ -63,14 +63,30 @@ class Budget:
                 f"objective.{name}: the selected targets can go down to {least.achieved:.3f}, and "
                 f"{objective.goal:g} was asked; ask for no less, or select more targets"
             )
-        low, high = 0, len(self._moves)  # making `high` moves meets the goal
+        prefix = self._moves[: self._fewest(objective, [], self._moves)]
+        if prefix and not _near(self._measure(objective, prefix).achieved, objective.goal):
+            prefix = self._around(objective, prefix)
+        return self._refine(objective, prefix)
+
+    def _fewest(self, objective: Objective, made: list[Move], rest: Sequence[Move]) -> int:
+        """Return how many moves of `rest` after those made meet the goal: all, where none do."""
+        low, high = 0, len(rest)
         while low < high:
             middle = (low + high) // 2
-            if self._measure(objective, self._moves[:middle]).achieved <= objective.goal + 1e-9:
+            tried = self._measure(objective, [*made, *rest[:middle]])
+            if tried.achieved <= objective.goal + 1e-9:
                 high = middle
             else:
                 low = middle + 1
-        return self._refine(objective, self._moves[:high])
+        return high
+
+    def _around(self, objective: Objective, prefix: list[Move]) -> list[Move]:
+        """Go on without the coarse target whose last move overshot the goal, if that is nearer."""
+        coarse = prefix[-1].target
+        rest = [move for move in self._moves[len(prefix) :] if move.target != coarse]
+        other = prefix[:-1] + rest[: self._fewest(objective, prefix[:-1], rest)]
+        offs = [_off(self._measure(objective, moves), objective) for moves in (prefix, other)]
+        return prefix if offs[0] <= offs[1] else other
 
     def ratio(self, sparsity: float) -> Choice:
         """Make as many moves as keep the sparsity ratio at or below what was asked.
