@@ -37,10 +37,15 @@ class TargetSpec(_Strict):
         return (value,) if isinstance(value, str) else value
 
 
-class MetricSpec(_Strict):
-    """Name the metric."""
+class MetricSpec(_Strict, extra="allow"):
+    """Name the metric; what else stands in its table are its options, which it checks itself."""
 
     name: str = "l2"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options by name."""
+        return dict(self.model_extra or {})
 
 
 class AllocationSpec(_Strict):

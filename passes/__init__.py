@@ -19,7 +19,7 @@ def pruning(spec: Spec) -> tuple[Pass, ...]:
     return (
         make("couple", {}),
         make("select", target.model_dump()),
-        make("score", {"metric": spec.metric.name}),
+        make("score", {"metric": spec.metric.name, "options": spec.metric.options}),
         make("allocate", {**allocation_options(allocation), name: value}),
         make("shrink", {}),
         make("restore", {}),

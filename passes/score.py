@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fxprune.errors import InputError, SpecError
-from fxprune.metrics import METRICS
-from fxprune.pipeline import register, unknown
+from fxprune.errors import InputError
+from fxprune.metrics import Evidence, make
+from fxprune.pipeline import register
 from fxprune.program import Program, tensors_of
 
 
 @register("score")
 @dataclass(frozen=True)
 class Score:
-    """Score every unit of the selected targets by a metric."""
+    """Score every unit of the selected targets by a metric; its options come from a spec."""
 
     metric: str = "l2"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("coupled",)
@@ -26,15 +28,14 @@ class Score:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with one array of scores a target."""
-        if self.metric not in METRICS:
-            raise SpecError(f"metric: {unknown('metric', self.metric, METRICS)}")
+        metric = make(self.metric, self.options)
         if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
             raise InputError(
                 "score: a model on the meta device has no weights to score; it can be analyzed only"
             )
         assert program.discovery is not None
         coupling = program.discovery.coupling
-        scores = METRICS[self.metric]().score(program.module, coupling, program.selected)
+        scores = metric.score(Evidence(program.module, coupling, program.selected))
         for target, score in zip(program.selected, scores, strict=True):
             if np.isnan(score).any():
                 raise InputError(

@@ -180,7 +180,7 @@ PICKLE = ("net.pt", "--trust")
 ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown key": (spec("key"), 'key.toml: unknown key "metrics"; did you mean "metric"?'),
     "an unknown kind": (spec("kind"), 'unknown kind "chanel"; did you mean "channel"?'),
-    "an unknown metric": (spec("name"), 'unknown metric "l7"; known: l1, l2'),
+    "an unknown metric": (spec("name"), 'unknown metric "l7"; known: '),
     "a wrong type": (spec("type"), "objective.macs: 'half': input should be a valid number"),
     "an unknown allocation": (spec("allocation"), 'did you mean "global"?'),
     "an objective out of reach": (spec("deep"), "objective.macs: the selected targets can go down"),

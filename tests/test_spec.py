@@ -27,6 +27,10 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "exact": ({"target": {"exact": True}}, {"target": {"exact": True}}),
     "a metric": ({"metric": "l1"}, {"metric": {"name": "l1"}}),
     "a metric's table": ({"metric": {"name": "l1"}}, {"metric": {"name": "l1"}}),
+    "a metric's options": (
+        {"metric": {"name": "random", "seed": 3}},
+        {"metric": {"name": "random", "seed": 3}},
+    ),
     "an allocation": ({"allocation": "global"}, {"allocation": {"name": "global"}}),
     "bounds": (
         {"allocation": {"name": "global", "min_keep": 2, "max_ratio": 0.5, "round_to": 8}},
@@ -98,7 +102,20 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a number for a metric": ({**HALF, "metric": 3}, "metric: 3: a name or a table is needed"),
     "a kind": ({**HALF, "target": "chanel"}, 'unknown kind "chanel"; did you mean "channel"?'),
     "one of the kinds": ({**HALF, "target": ["hidden", "hed"]}, 'did you mean "head"?'),
-    "a metric": ({**HALF, "metric": "l3"}, 'metric: unknown metric "l3"; did you mean|known: l1'),
+    "a metric": ({**HALF, "metric": "fpmg"}, 'metric: unknown metric "fpmg"; did you mean "fpgm"?'),
+    "an option": (
+        {**HALF, "metric": {"name": "random", "sed": 1}},
+        'metric: unknown option of random "sed"; did you mean "seed"?',
+    ),
+    "an option of none": ({**HALF, "metric": {"name": "random", "p": 1}}, "known: seed"),
+    "an option's value": (
+        {**HALF, "metric": {"name": "random", "seed": "1"}},
+        "metric.seed: '1': input should be a valid integer",
+    ),
+    "an option's choice": (
+        {**HALF, "metric": {"name": "l1", "reduction": "men"}},
+        'metric.reduction: unknown value "men"; did you mean "mean"?',
+    ),
     "an allocation": ({**HALF, "allocation": "globl"}, 'did you mean "global"?'),
     "a kind it has not": (
         {**HALF, "target": "channel"},

@@ -1,0 +1,138 @@
+"""A unit's whole footprint: every parameter axis that it has a part in, and numbers over them.
+
+The weights of a unit lie in one or more *parts*, a part being one axis of one parameter. What a
+metric measures of every weight is gathered within each part, and then reduced over the parts:
+added up, averaged, the largest, or the first. The first is that of the first weight that makes the
+unit (the filter, in the words of the papers), or just the first where no weight makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.guards import Ids
+from fxprune.metrics.registry import Evidence, Reduction, Scores
+from fxprune.program import attribute
+from fxprune.rules.site import TensorGuard, arguments
+
+aten = torch.ops.aten
+
+# what an entry of a parameter counts, all at once; None leaves the parameter out
+Measure: TypeAlias = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+# operators whose results lie along the second axis of a matrix that they read, and its name there
+SECOND: dict[Any, str] = {
+    aten.conv_transpose1d.default: "weight",
+    aten.conv_transpose2d.input: "weight",
+    aten.conv_transpose3d.input: "weight",
+    aten.embedding.default: "weight",
+    aten.mm.default: "mat2",
+    aten.addmm.default: "mat2",
+    aten.matmul.default: "other",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Hold what the weights along one parameter axis amount to for the units that guard it.
+
+    `units` are variable ids, each once, and `values` their numbers, both `[units]`; `made` says
+    that the axis is what a weight makes rather than what it reads.
+    """
+
+    name: str
+    dim: int
+    made: bool
+    units: Ids
+    values: Scores
+
+
+def parameters(evidence: Evidence) -> Iterator[tuple[fx.Node, torch.Tensor, tuple[Ids, ...]]]:
+    """Yield each parameter once, in the order of the graph, with its normalised guards."""
+    coupling, seen = evidence.coupling, set[int]()
+    for node in evidence.module.graph.nodes:
+        value = coupling.values.get(node) if node.op == "get_attr" else None
+        tensor = attribute(evidence.module, str(node.target)) if value is not None else None
+        if not isinstance(tensor, torch.nn.Parameter) or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if isinstance(value, TensorGuard):
+            yield node, tensor.detach(), tuple(coupling.guards.normal(g) for g in value.dims)
+
+
+def parts(
+    evidence: Evidence, measure: Measure, within: Literal["sum", "max"] = "sum"
+) -> Iterator[Part]:
+    """Yield every part of the footprints, `measure` summed or maximised over it."""
+    for node, tensor, guards in parameters(evidence):
+        guarded = [dim for dim, g in enumerate(guards) if g.shape[1]]
+        with torch.no_grad():
+            entries = measure(str(node.target), tensor) if guarded and tensor.numel() else None
+        if entries is None:
+            continue
+        bare = [dim for dim in range(entries.ndim) if dim not in guarded]
+        entries = pooled(entries, bare, within, keepdim=True)
+        for dim in guarded:
+            others = [d for d in range(entries.ndim) if d != dim]
+            rows = pooled(entries, others, within).double().cpu().numpy()
+            units, values = scattered(guards[dim], rows, within)
+            yield Part(str(node.target), dim, makes(node, dim), units, values)
+
+
+def pooled(
+    entries: torch.Tensor, dims: list[int], within: str, keepdim: bool = False
+) -> torch.Tensor:
+    """Return a tensor summed or maximised over some dimensions, perhaps none."""
+    if not dims:
+        return entries
+    return (entries.sum if within == "sum" else entries.amax)(dim=dims, keepdim=keepdim)
+
+
+def scattered(g: Ids, rows: Scores, within: str = "sum") -> tuple[Ids, Scores]:
+    """Return the variables in a guard, and the sum or maximum of the rows that each guards."""
+    ids, weights = g.ravel(), np.repeat(rows, g.shape[1])
+    units, place = np.unique(ids[ids > 0], return_inverse=True)
+    if within == "sum":
+        return units, np.bincount(place, weights[ids > 0], len(units)).astype(np.float64)
+    values = np.full(len(units), -np.inf)
+    np.maximum.at(values, place, weights[ids > 0])
+    return units, values
+
+
+def makes(node: fx.Node, dim: int) -> bool:
+    """Tell whether an axis of a parameter is what its first reader makes, not what it reads."""
+    if node.meta["val"].ndim < 2:
+        return False
+    read, user = node, next(iter(node.users), None)
+    while user is not None and user.target is aten.t.default:
+        read, user, dim = user, next(iter(user.users), None), 1 - dim
+    name = SECOND.get(user.target) if user is not None else None
+    second = user is not None and name is not None and arguments(user).get(name) is read
+    return dim == (1 if second else 0)
+
+
+def reduced(found: Iterable[Part], reduction: Reduction, size: int) -> tuple[Scores, Scores]:
+    """Reduce parts for each of `size` variables; return that, and how many parts each has."""
+    total, count = np.zeros(size), np.zeros(size)
+    for part in sorted(found, key=lambda part: not part.made):  # stable: else in graph order
+        first = count[part.units] == 0
+        if reduction == "max":
+            best = np.maximum(total[part.units], part.values)
+            total[part.units] = np.where(first, part.values, best)
+        elif reduction == "first":
+            total[part.units[first]] = part.values[first]
+        else:
+            total[part.units] += part.values
+        count[part.units] += 1
+    return total / np.maximum(count, 1) if reduction == "mean" else total, count
+
+
+def of_targets(evidence: Evidence, total: Scores) -> list[Scores]:
+    """Return the numbers of each target's units, one array `[units]` a target."""
+    return [total[target.units] for target in evidence.targets]

@@ -1,0 +1,29 @@
+"""Score a model as `prune` does, and hand the scores out by the names of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fxprune import pipeline
+from fxprune.capture import capture
+from fxprune.pipeline import make
+
+
+def scores(
+    model: nn.Module, metric: str, inputs: Any, *, exclude: tuple[str, ...] = (), **options: Any
+) -> dict[str, NDArray[np.float64]]:
+    """Return `[units]` scores a target, units in the order of their first index."""
+    steps = [
+        make("couple", {}),
+        make("select", {"exclude": exclude}),
+        make("score", {"metric": metric, "options": options}),
+    ]
+    program = pipeline.run(capture(model, inputs), steps)
+    return {
+        target.name: score[np.argsort(target.units, kind="stable")]
+        for target, score in zip(program.selected, program.scores, strict=True)
+    }

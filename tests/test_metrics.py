@@ -1,0 +1,179 @@
+"""Metrics of weights alone: numbers by hand on small networks, and laws that hold for all."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.errors import SpecError
+from fxprune.metrics import METRICS
+from tests.metrics_of import scores
+
+DATA_FREE = sorted(name for name, cls in METRICS.items() if cls.needs == "nothing")
+REDUCED = [name for name in DATA_FREE if hasattr(METRICS[name](), "reduction")]
+X = (torch.randn(2, 3, 6, 6),)
+TOKENS = (torch.randn(2, 5, 6),)
+
+
+class Chain(nn.Module):
+    """Three hidden features whose weights are small whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 1)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 0.0], [0.0, 4.0]]))
+            self.first.bias.copy_(torch.tensor([-5.0, 1.0, 0.0]))
+            self.last.weight.copy_(torch.tensor([[2.0, -1.0, 6.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+
+class Residual(nn.Module):
+    """Channels that two convolutions make, two norms scale, and one more convolution reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.body, self.other = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+        for norm in (self.norm, self.other):
+            nn.init.normal_(norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.other(self.body(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Two heads of three, found in a fused projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(6, 18), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 3)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+BY_HAND: dict[str, tuple[str, dict[str, Any], list[float]]] = {
+    "l1": ("l1", {}, [10, 5, 10]),
+    "l1 of the filter": ("l1", {"reduction": "first"}, [3, 3, 4]),
+    "l1, the mean of parts": ("l1", {"reduction": "mean"}, [10 / 3, 5 / 3, 10 / 3]),
+    "l1, the largest part": ("l1", {"reduction": "max"}, [5, 3, 6]),
+    "l2": ("l2", {}, [34**0.5, 11**0.5, 52**0.5]),
+    "l2 of the filter": ("l2", {"reduction": "first"}, [5**0.5, 3, 4]),
+    "linf": ("linf", {}, [5, 3, 6]),
+    "linf, a sum of parts": ("linf", {"reduction": "sum"}, [9, 5, 10]),
+    "fpgm": ("fpgm", {}, [8**0.5 + 37**0.5, 8**0.5 + 5, 37**0.5 + 5]),
+    "lamp": ("lamp", {}, [34 / 86, 11 / 97, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name: str) -> None:
+    metric, options, wanted = BY_HAND[name]
+    found = scores(Chain(), metric, (torch.randn(2, 2),), **options)
+    np.testing.assert_allclose(found["first:hidden"], wanted, rtol=1e-6)
+
+
+def test_random_follows_its_seed() -> None:
+    model = Residual().eval()
+    first, again = scores(model, "random", X), scores(model, "random", X)
+    other = scores(model, "random", X, seed=1)
+    for name, found in first.items():
+        assert (found == again[name]).all()
+        assert (found != other[name]).all()
+
+
+def test_slim_takes_the_scales_of_every_norm() -> None:
+    model = Residual().eval()
+    one, two = (norm.weight.detach().abs().numpy() for norm in (model.norm, model.other))
+    name = "stem:channel"
+    np.testing.assert_allclose(scores(model, "slim", X)[name], (one + two) / 2, rtol=1e-6)
+    most = scores(model, "slim", X, reduction="max")[name]
+    np.testing.assert_allclose(most, np.maximum(one, two), rtol=1e-6)
+
+
+def test_slim_names_what_no_norm_scales() -> None:
+    with pytest.raises(SpecError, match="no norm with a weight scales first:hidden"):
+        scores(Chain(), "slim", (torch.randn(2, 2),))
+
+
+def test_fpgm_of_a_shared_unit_adds_up_what_makes_it() -> None:
+    model = Residual().eval()
+    wanted = sum(
+        torch.cdist(w, w).sum(1).numpy()
+        for w in (conv.weight.detach().flatten(1).double() for conv in (model.stem, model.body))
+    )
+    np.testing.assert_allclose(scores(model, "fpgm", X)["stem:channel"], wanted, rtol=1e-6)
+
+
+def test_fpgm_of_a_transposed_convolution_takes_what_it_makes() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    w = model[0].weight.detach().movedim(1, 0).flatten(1).double()
+    wanted = torch.cdist(w, w).sum(1).numpy()
+    np.testing.assert_allclose(scores(model, "fpgm", X)["0:channel"], wanted, rtol=1e-6)
+
+
+def test_heads_and_head_dims_of_a_fused_projection() -> None:
+    model = Attention()
+    made = model.qkv.weight.detach().double().reshape(3, 2, 3, 6)
+    read = model.proj.weight.detach().double().reshape(6, 2, 3)
+    bias = model.qkv.bias.detach().double().reshape(3, 2, 3)
+    heads = made.abs().sum((0, 2, 3)) + bias.abs().sum((0, 2)) + read.abs().sum((0, 2))
+    dims = made.abs().sum((0, 1, 3)) + bias.abs().sum((0, 1)) + read.abs().sum((0, 1))
+    found = scores(model, "l1", TOKENS)
+    np.testing.assert_allclose(found["qkv:head"], heads, rtol=1e-5)
+    np.testing.assert_allclose(found["qkv:head_dim"], dims, rtol=1e-5)
+    vectors = made.movedim(1, 0).flatten(1)
+    wanted = torch.cdist(vectors, vectors).sum(1)
+    np.testing.assert_allclose(scores(model, "fpgm", TOKENS)["qkv:head"], wanted, rtol=1e-6)
+
+
+def shuffled(model: Any, order: list[int]) -> Any:
+    """Return the same function with the channels of the residual stream in another order."""
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in (twin.stem, twin.norm, twin.body, twin.other):
+            for tensor in module.state_dict().values():
+                if tensor.ndim:
+                    tensor.copy_(tensor[order].clone())
+        twin.body.weight.copy_(twin.body.weight[:, order].clone())
+        twin.head.weight.copy_(twin.head.weight[:, order].clone())
+    torch.testing.assert_close(twin(X[0]), model(X[0]))
+    return twin
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_FREE if name != "random"])
+def test_permuting_channels_permutes_scores(name: str) -> None:
+    model, order = Residual().eval(), [3, 1, 5, 0, 2, 4]
+    before, after = scores(model, name, X), scores(shuffled(model, order), name, X)
+    assert list(before) == ["stem:channel"]
+    np.testing.assert_allclose(after["stem:channel"], before["stem:channel"][order], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "first", "max"])
+@pytest.mark.parametrize("name", REDUCED)
+def test_every_reduction_gives_finite_numbers(name: str, reduction: str) -> None:
+    found = scores(Residual().eval(), name, X, reduction=reduction)["stem:channel"]
+    assert found.shape == (6,)
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("name", DATA_FREE)
+def test_a_metric_prunes(name: str) -> None:
+    spec = {"metric": name, "allocation": {"round_to": 1}, "objective": {"ratio": 0.5}}
+    slim = fxprune.prune(Residual().eval(), spec, X)
+    assert len(slim.state_dict()["stem.weight"]) == 3
