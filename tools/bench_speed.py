@@ -2,7 +2,8 @@
 
 Every measurement is a process of its own with one thread; the two tools take turns, `--repeats`
 times, and medians count. Seconds are CPU seconds of the process, so that a busy machine disturbs
-little; building the model and importing the libraries are in neither total.
+little. Building the model and importing the libraries are in neither total, nor is what a tool does
+once a process: each first prunes a network of three layers (column `once`: what that took).
 
 What each total holds:
 
@@ -114,10 +115,11 @@ def measure(tool: str, name: str) -> dict[str, Any]:
     case = Case(name, "cls")
     model, inputs = case.build(small=False), case.inputs(small=False)
     before = sum(p.numel() for p in model.parameters())
-    spent: dict[str, float] = {}
+    prune, spent = (ours if tool == OURS else theirs), dict[str, float]()
+    clocked(spent, "once", partial(prune, *tiny(), {}))
     problem, after = "", 0
     try:
-        result = (ours if tool == OURS else theirs)(model, inputs, spent)
+        result = prune(model, inputs, spent)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         after = sum(p.numel() for p in result.parameters())
         problem = unusable(result, inputs[0], before, after)
@@ -125,6 +127,12 @@ def measure(tool: str, name: str) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         problem = f"{type(error).__name__}: {error}".splitlines()[0][:80]
     return {"seconds": spent, "peak": peak, "before": before, "after": after, "problem": problem}
+
+
+def tiny() -> tuple[nn.Module, tuple[torch.Tensor]]:
+    """Return three layers and an input."""
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 1000, 3)]
+    return nn.Sequential(*layers).eval(), (torch.randn(2, 3, 8, 8),)
 
 
 def unusable(model: nn.Module, x: torch.Tensor, before: int, after: int) -> str:
@@ -249,8 +257,17 @@ def verdicts(pairs: Sequence[Pair]) -> Iterator[tuple[bool, str]]:
 # ---- the table -----------------------------------------------------------------------------------
 
 HEADINGS = (
-    *("model", "M params", "capture", "analysis", "rewrite", "total", "verify", "MB"),
-    *("TP init", "TP step", "TP total", "TP MB", "total ratio", "core ratio", "MB ratio"),
+    *("model", "M params", "capture", "analysis", "rewrite", "total", "verify", "once", "MB"),
+    *(
+        "TP init",
+        "TP step",
+        "TP total",
+        "TP once",
+        "TP MB",
+        "total ratio",
+        "core ratio",
+        "MB ratio",
+    ),
 )
 
 
@@ -258,12 +275,13 @@ def cells(pair: Pair) -> list[str]:
     """Return the cells of one model."""
     us, them = pair.ours, pair.theirs
     left = [f"{us.seconds(phase):.2f}" for phase in ("capture", "analysis", "rewrite")]
-    left += [f"{pair.total:.2f}", f"{us.seconds('verify'):.2f}", f"{us.peak:.0f}"]
+    left += [f"{pair.total:.2f}", *(f"{us.seconds(one):.2f}" for one in ("verify", "once"))]
     right = [f"{them.seconds('init'):.2f}", f"{them.seconds('step'):.2f}", f"{pair.rival:.2f}"]
+    left, right = [*left, f"{us.peak:.0f}"], [*right, f"{them.seconds('once'):.2f}"]
     right += [f"{them.peak:.0f}"]
     row = [pair.name, f"{us.runs[0]['before'] / 1e6:.1f}"]
-    row += [us.problem, *[""] * 5] if us.problem else left
-    row += [them.problem, *[""] * 3] if them.problem else right
+    row += [us.problem, *[""] * 6] if us.problem else left
+    row += [them.problem, *[""] * 4] if them.problem else right
     if not pair.both:
         return [*row, "", "", ""]
     ratios = (pair.total / pair.rival, pair.core / pair.rival, us.peak / them.peak)
