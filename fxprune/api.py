@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ from safetensors.torch import save as to_bytes
 from torch.export import ExportedProgram
 
 from fxprune import archive, onnx, pipeline
+from fxprune.calibration import Calibration, Loss
 from fxprune.capture import capture, quiet
 from fxprune.cost import Cost
 from fxprune.errors import ExportError, FileError
+from fxprune.metrics import make
 from fxprune.plan import Plan
 from fxprune.program import Program, Signature, set_tensor, tensors_of
 from fxprune.report import Report
@@ -33,7 +35,12 @@ Path_ = str | os.PathLike[str]
 
 
 def prune(
-    model: Model, spec: Spec | Mapping[str, Any] | str | Path, inputs: Any = None
+    model: Model,
+    spec: Spec | Mapping[str, Any] | str | Path,
+    inputs: Any = None,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    loss: Loss | None = None,
 ) -> SlimModule:
     """Return a smaller module to use like `model`, which is left as it is.
 
@@ -41,13 +48,18 @@ def prune(
     JSON file. `inputs` is a tuple of example inputs, a dict of keyword arguments, or a pair of
     both; an `ExportedProgram` brings its own. The result has a `report` and a `plan`.
 
-    Raises SpecError, InputError, CaptureError, ObjectiveError or VerifyError, each with one line
-    that names the place, the fact and the next step.
+    Some metrics need data: `calibrate` iterates over batches (tensor, tuple or dict; labels may
+    ride along), and `loss(module, batch)` returns a scalar tensor.
+
+    Raises SpecError, InputError, CalibrationError, CaptureError, ObjectiveError or VerifyError,
+    each with one line that names the place, the fact and the next step.
     """
     import passes  # the one late import: passes stand above what they are made of
 
-    wanted = Spec.of(spec)
-    program = pipeline.run(capture(model, inputs), passes.pruning(wanted))
+    wanted, data = Spec.of(spec), Calibration(calibrate, loss)
+    data.require(wanted.metric.name, make(wanted.metric.name, wanted.metric.options).needs)
+    program = capture(model, inputs).with_(calibration=data)
+    program = pipeline.run(program, passes.pruning(wanted)).with_(calibration=None)
     return finished(program, wanted.to_dict())
 
 

@@ -15,6 +15,10 @@ class InputError(FxpruneError):
     """Report example inputs that the model refuses: a wrong shape, dtype or structure."""
 
 
+class CalibrationError(FxpruneError):
+    """Report calibration batches, or a loss, from which no score can be had."""
+
+
 class CaptureError(FxpruneError):
     """Report a model that `torch.export` cannot turn into a graph."""
 

@@ -15,6 +15,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
+    from fxprune.calibration import Calibration
     from fxprune.plan import Plan
     from fxprune.targets import Discovery, Target
 
@@ -79,6 +80,7 @@ class Program:
     facts: frozenset[str] = frozenset({"captured"})
     original: fx.GraphModule | None = None  # the graph before anything was removed
     discovery: Discovery | None = None
+    calibration: Calibration | None = None  # what the caller gave for metrics that need data
     selected: tuple[Target, ...] = ()
     scores: tuple[Any, ...] = ()  # one array [units] a selected target
     alive: Any = None  # bool [variables]: the choice of the allocation

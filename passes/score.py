@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fxprune.calibration import Calibration
 from fxprune.errors import InputError
 from fxprune.metrics import Evidence, make
 from fxprune.pipeline import register
@@ -28,18 +29,21 @@ class Score:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with one array of scores a target."""
-        metric = make(self.metric, self.options)
+        metric, data = make(self.metric, self.options), program.calibration or Calibration()
+        data.require(self.metric, metric.needs)
         if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
             raise InputError(
                 "score: a model on the meta device has no weights to score; it can be analyzed only"
             )
         assert program.discovery is not None
         coupling = program.discovery.coupling
-        scores = metric.score(Evidence(program.module, coupling, program.selected))
+        evidence = Evidence(program.module, coupling, program.selected, program.signature, data)
+        scores = metric.score(evidence)
         for target, score in zip(program.selected, scores, strict=True):
             if np.isnan(score).any():
+                source = "weights" if metric.needs == "nothing" else "weights or activations"
                 raise InputError(
-                    f"score: the weights of {target.name} hold values that are not a number; "
+                    f"score: the {source} of {target.name} hold values that are not a number; "
                     "repair them, or exclude the target"
                 )
         return program.with_(scores=tuple(scores))

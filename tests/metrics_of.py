@@ -9,12 +9,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fxprune import pipeline
+from fxprune.calibration import Calibration
 from fxprune.capture import capture
-from fxprune.pipeline import make
+from passes import make
 
 
 def scores(
-    model: nn.Module, metric: str, inputs: Any, *, exclude: tuple[str, ...] = (), **options: Any
+    model: nn.Module,
+    metric: str,
+    inputs: Any,
+    *,
+    exclude: tuple[str, ...] = (),
+    calibrate: Any = None,
+    loss: Any = None,
+    **options: Any,
 ) -> dict[str, NDArray[np.float64]]:
     """Return `[units]` scores a target, units in the order of their first index."""
     steps = [
@@ -22,7 +30,8 @@ def scores(
         make("select", {"exclude": exclude}),
         make("score", {"metric": metric, "options": options}),
     ]
-    program = pipeline.run(capture(model, inputs), steps)
+    program = capture(model, inputs).with_(calibration=Calibration(calibrate, loss))
+    program = pipeline.run(program, steps)
     return {
         target.name: score[np.argsort(target.units, kind="stable")]
         for target, score in zip(program.selected, program.scores, strict=True)

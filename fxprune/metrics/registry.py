@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import fx
 
+from fxprune.calibration import Calibration
 from fxprune.errors import SpecError
 from fxprune.pipeline import unknown
+from fxprune.program import Signature
 from fxprune.rules.site import Coupling
 from fxprune.targets import Target
 
@@ -23,11 +25,16 @@ Reduction: TypeAlias = Literal["sum", "mean", "first", "max"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what a metric looks at: the captured graph, its coupling and the targets to score."""
+    """Hold what a metric looks at: the captured graph, its coupling and the targets to score.
+
+    `calibration` holds the data that the metric `needs`; `signature` says how the graph is called.
+    """
 
     module: fx.GraphModule
     coupling: Coupling
     targets: Sequence[Target]
+    signature: Signature
+    calibration: Calibration
 
 
 class Metric(Protocol):

@@ -1,0 +1,155 @@
+"""Where the graph is tapped to see a unit's activation.
+
+A unit's activation is what a *consumer* is about to sum over: an operand of a contraction along an
+axis that the contraction does away with. From there the walk goes back, over what only moves or
+pools, to the last operator that computes: the pointwise operator or norm in front. So the channels
+of conv, batch norm, ReLU, pool, conv are seen after the ReLU, and heads where attention leaves them
+an axis of their own. What no contraction reads is seen where it first appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.coupling import rule_for
+from fxprune.guards import Ids
+from fxprune.metrics.registry import Evidence
+from fxprune.rules.pointwise import is_pointwise
+from fxprune.rules.site import TensorGuard, Value, arguments, tensor_meta
+
+COMPUTES = ("norm", "softmax")  # by name: neither pointwise nor a mere movement
+
+
+class Taps:
+    """Find for every target the nodes and dimensions at which its units are seen.
+
+    `places[node][dim]` are the variables seen there: the dimension's normalised guard, 0 where a
+    variable is not of a target that is tapped there.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._coupling = evidence.coupling
+        self._guards: dict[fx.Node, tuple[Ids, ...]] = {}
+        self._owner = np.full(evidence.coupling.guards.size, -1)
+        for k, target in enumerate(evidence.targets):
+            self._owner[target.units] = k
+        self._active: set[fx.Node] = set()
+        found: dict[fx.Node, dict[int, set[int]]] = {}
+        done: set[int] = set()
+        for node in evidence.module.graph.nodes:
+            if node.op == "placeholder" or not self._active.isdisjoint(node.all_input_nodes):
+                self._active.add(node)
+            for operand, ids in self._consumed(node):
+                for k in self._targets(ids):
+                    self._tap(found, self._settled(operand, k), k)
+                    done.add(k)
+        self._rest(found, evidence, set(range(len(evidence.targets))) - done)
+        self.places = {
+            node: {d: self._only(self.guards(node)[d], ks) for d, ks in sorted(dims.items())}
+            for node, dims in found.items()
+        }
+
+    def guards(self, node: fx.Node) -> tuple[Ids, ...]:
+        """Return the normalised guards of a node's one tensor; of anything else, none."""
+        if node not in self._guards:
+            value = self._coupling.values.get(node)
+            dims = value.dims if isinstance(value, TensorGuard) else ()
+            self._guards[node] = tuple(self._coupling.guards.normal(g) for g in dims)
+        return self._guards[node]
+
+    def _only(self, g: Ids, targets: set[int]) -> Ids:
+        return np.where(np.isin(self._owner[g], list(targets)), g, 0)
+
+    def _targets(self, ids: Ids) -> list[int]:
+        return [k for k in np.unique(self._owner[ids]).tolist() if k >= 0]
+
+    def _dims(self, node: fx.Node, k: int, alone: bool) -> list[int]:
+        """Return the dimensions in which target `k` appears, perhaps those with no other factor."""
+        return [
+            d
+            for d, g in enumerate(self.guards(node))
+            if (g.shape[1] == 1 or not alone) and g.size and (self._owner[g] == k).any()
+        ]
+
+    def _tap(self, found: dict[fx.Node, dict[int, set[int]]], node: fx.Node, k: int) -> None:
+        for dim in self._dims(node, k, True) or self._dims(node, k, False):
+            found.setdefault(node, {}).setdefault(dim, set()).add(k)
+
+    def _settled(self, node: fx.Node, k: int) -> fx.Node:
+        """Go back from a consumer's operand to the operator that computed it."""
+        while (source := self._moved(node)) is not None and self._dims(source, k, False):
+            if self._dims(node, k, True) and not self._dims(source, k, True):
+                break
+            node = source
+        return node
+
+    def _moved(self, node: fx.Node) -> fx.Node | None:
+        """Return the one operand of a node that moves or pools it, else None."""
+        rule = rule_for(node.target)
+        if node.op != "call_function" or is_pointwise(node.target) or (rule and rule.macs):
+            return None
+        if any(word in str(node.target) for word in COMPUTES):
+            return None
+        active = [one for one in node.all_input_nodes if one in self._active and self.guards(one)]
+        return active[0] if len(active) == 1 else None
+
+    def _consumed(self, node: fx.Node) -> Iterator[tuple[fx.Node, Ids]]:
+        """Yield the operands of a contraction with the variables over which it sums."""
+        rule = rule_for(node.target) if node.op == "call_function" else None
+        if rule is None or rule.macs is None:
+            return
+        named = arguments(node)
+        if isinstance(named.get("weight"), fx.Node) and isinstance(named.get("input"), fx.Node):
+            dim = _summed(node, named["input"], named["weight"])
+            if dim is not None and named["input"] in self._active and self.guards(named["input"]):
+                yield named["input"], self.guards(named["input"])[dim].ravel()
+            if dim is not None or "conv" in str(node.target):
+                return
+        left = self._ids(self._coupling.values.get(node))
+        for operand in node.all_input_nodes:
+            if operand in self._active and self.guards(operand):
+                ids = self._ids(self._coupling.values[operand])
+                yield operand, ids[~np.isin(ids, left)]
+
+    def _ids(self, value: Value) -> Ids:
+        values = value if isinstance(value, tuple) else (value,)
+        flat = [
+            self._coupling.guards.normal(g).ravel()
+            for one in values
+            if isinstance(one, TensorGuard)
+            for g in one.dims
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *flat])
+
+    def _rest(
+        self, found: dict[fx.Node, dict[int, set[int]]], evidence: Evidence, missing: set[int]
+    ) -> None:
+        """Tap targets that no contraction reads where they first appear, best by themselves."""
+        for alone in (True, False):
+            for node in evidence.module.graph.nodes if missing else ():
+                meta = tensor_meta(node)
+                if node.op != "call_function" or node not in self._active or meta is None:
+                    continue
+                ids = [g.ravel() for g in self.guards(node) if g.shape[1] == 1 or not alone]
+                here = missing & set(self._targets(np.concatenate(ids))) if ids else set[int]()
+                for k in here if meta.is_floating_point() else ():
+                    self._tap(found, node, k)
+                    missing = missing - {k}
+
+
+def _summed(node: fx.Node, operand: fx.Node, weight: fx.Node) -> int | None:
+    """Return the dimension over which a linear layer or convolution sums, None if depthwise."""
+    x, w = tensor_meta(operand), tensor_meta(weight)
+    assert isinstance(x, torch.Tensor)
+    assert isinstance(w, torch.Tensor)
+    if "linear" in str(node.target) and "bilinear" not in str(node.target):
+        return x.ndim - 1
+    if "conv" not in str(node.target):
+        return None
+    groups = int(arguments(node).get("groups") or 1)
+    inside = w.shape[0] // groups if "transpose" in str(node.target) else w.shape[1]
+    return None if groups > 1 and inside == 1 else x.ndim - w.ndim + 1
