@@ -11,11 +11,9 @@ class Kept:
     """Answer which indices of a guard survive a choice of variables; `alive` is `[variables]`."""
 
     def __init__(self, guards: Guards, alive: Mask) -> None:
-        self._guards = guards
-        self._alive = alive
+        every = np.arange(guards.size, dtype=np.int64)[:, None]
+        self._survives = np.asarray(alive[guards.normal(every)].all(axis=1))
 
     def mask(self, g: Ids) -> Mask:
         """Return the kept indices of a guard array, shape `[n]`."""
-        if not g.shape[1]:
-            return np.ones(len(g), dtype=bool)
-        return np.asarray(self._alive[self._guards.normal(g)].all(axis=1))
+        return np.asarray(self._survives[g].all(axis=1))
