@@ -44,19 +44,22 @@ def register(name: str) -> Callable[[P], P]:
 
 def run(program: Program, passes: Sequence[Pass]) -> Program:
     """Run passes in order; an error says which pass lacks what, and which pass provides it."""
-    for one in passes:
-        for fact in one.requires:
-            if fact not in program.facts:
-                raise PassError(
-                    f"{one.name}: needs a program that is {fact}; put {_provider(fact)} before it"
-                )
-        began = time.perf_counter()
-        with uncollected():
-            program = one(program)
-        spent = {**program.seconds, one.name: time.perf_counter() - began}
-        facts = program.facts | set(one.ensures)
-        program = program.with_(facts=facts, seconds=spent)
+    with uncollected():
+        for one in passes:
+            program = _passed(program, one)
     return program
+
+
+def _passed(program: Program, one: Pass) -> Program:
+    for fact in one.requires:
+        if fact not in program.facts:
+            raise PassError(
+                f"{one.name}: needs a program that is {fact}; put {_provider(fact)} before it"
+            )
+    began = time.perf_counter()
+    after = one(program)
+    spent = {**after.seconds, one.name: time.perf_counter() - began}
+    return after.with_(facts=after.facts | set(one.ensures), seconds=spent)
 
 
 def _provider(fact: str) -> str:
