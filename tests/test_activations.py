@@ -175,6 +175,8 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
     "a batch of text": (["a"], CalibrationError, "batch 0: a tensor, a tuple or a dict"),
     "another key": ([{"image": BATCH}], CalibrationError, "batch 0: has no x; its keys are image"),
     "an empty tuple": ([()], CalibrationError, "holds 0 values, and the model takes 1"),
+    "no rows": ([BATCH[:0]], CalibrationError, "no example of the batches gets to relu"),
+    "not a number": ([BATCH, BATCH * float("nan")], CalibrationError, "at relu are not numbers"),
     "another shape": (
         [BATCH, BATCH[:, :2]],
         CalibrationError,

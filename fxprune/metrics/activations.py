@@ -95,7 +95,7 @@ def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> 
             leaves = leaves_of(evidence.module, evidence.signature, number, batch)
             reader.read(number, leaves)
     found = [
-        Part(node.name, dim, False, *_of_units(g, reader.sums[node, dim], statistic))
+        Part(node.name, dim, False, *_of_units(node.name, g, reader.sums[node, dim], statistic))
         for node, dims in reader.places.items()
         for dim, g in dims.items()
     ]
@@ -109,10 +109,16 @@ def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> 
     return of_targets(evidence, total)
 
 
-def _of_units(g: Ids, sums: Scores, statistic: Statistic) -> tuple[Ids, Scores]:
+def _of_units(name: str, g: Ids, sums: Scores, statistic: Statistic) -> tuple[Ids, Scores]:
     """Gather sums over indices, `[4, n]`, to their units, and return those and the statistic."""
     units, entries = scattered(g, sums[0])
-    mean, square, zero = (scattered(g, row)[1] / np.maximum(entries, 1) for row in sums[1:])
+    if not entries.all():
+        raise CalibrationError(f"calibrate: no example of the batches gets to {name}; give some")
+    mean, square, zero = (scattered(g, row)[1] / entries for row in sums[1:])
+    if np.isnan(mean).any():
+        raise CalibrationError(
+            f"calibrate: activations at {name} are not numbers; look at the batches and the weights"
+        )
     return units, statistic(Moments(mean, square, zero))
 
 

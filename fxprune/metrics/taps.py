@@ -10,6 +10,7 @@ an axis of their own. What no contraction reads is seen where it first appears.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class Taps:
         named = arguments(node)
         if isinstance(named.get("weight"), fx.Node) and isinstance(named.get("input"), fx.Node):
             dim = _summed(node, named["input"], named["weight"])
-            if dim is not None and named["input"] in self._active and self.guards(named["input"]):
+            if dim is not None and self.guards(named["input"]):
                 yield named["input"], self.guards(named["input"])[dim].ravel()
             if dim is not None or "conv" in str(node.target):
                 return
@@ -128,11 +129,16 @@ class Taps:
     def _rest(
         self, found: dict[fx.Node, dict[int, set[int]]], evidence: Evidence, missing: set[int]
     ) -> None:
-        """Tap targets that no contraction reads where they first appear, best by themselves."""
-        for alone in (True, False):
+        """Tap targets that no contraction reads where they first appear.
+
+        Best that is by themselves and where the inputs have a part; learned queries have none.
+        """
+        for active, alone in product((True, False), (True, False)):
             for node in evidence.module.graph.nodes if missing else ():
                 meta = tensor_meta(node)
-                if node.op != "call_function" or node not in self._active or meta is None:
+                if node.op != "call_function" or meta is None:
+                    continue
+                if active and node not in self._active:
                     continue
                 ids = [g.ravel() for g in self.guards(node) if g.shape[1] == 1 or not alone]
                 here = missing & set(self._targets(np.concatenate(ids))) if ids else set[int]()

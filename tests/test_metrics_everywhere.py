@@ -1,0 +1,59 @@
+"""Every metric of the registry on every small network: whatever the structure, numbers come out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+import passes
+from fxprune import pipeline
+from fxprune.calibration import Calibration
+from fxprune.capture import capture
+from fxprune.errors import SpecError
+from fxprune.metrics import METRICS
+from fxprune.metrics.registry import Needs
+from tests.networks.test_structures import NETWORKS
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_a_frozen_dataclass_that_says_what_it_needs(name: str) -> None:
+    cls: Any = METRICS[name]
+    assert dataclasses.is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert cls.needs in get_args(Needs)
+    assert str(cls.__doc__).strip()
+
+
+def size(module: torch.nn.Module, batch: Any) -> torch.Tensor:
+    """Return the mean square of everything that a module returns."""
+    leaves = pytree.tree_leaves(module(*batch))
+    return sum((one.float().square().mean() for one in leaves), torch.zeros(()))
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_numbers_come_out(network: Any) -> None:
+    model = network().eval()
+    program = capture(model, model.inputs).with_(calibration=Calibration([model.inputs], size))
+    program = pipeline.run(program, [passes.make("couple", {})])
+    assert program.discovery is not None
+    if not program.discovery.targets:
+        return
+    program = pipeline.run(program, [passes.make("select", {})])
+    for name in METRICS:
+        options = {"per": "batch"} if name == "fisher" else {}
+        score = passes.make("score", {"metric": name, "options": options})
+        try:
+            scored = pipeline.run(program, [score])
+        except SpecError:
+            if name != "slim":  # which is right where there is no norm
+                raise
+            continue
+        for target, found in zip(scored.selected, scored.scores, strict=True):
+            assert found.shape == (len(target),), name
+            assert np.isfinite(found).all(), name
+            assert name == "mean-activation" or (found >= 0).all(), name
