@@ -18,9 +18,9 @@ from torch.export import ExportedProgram
 
 from fxprune import archive, onnx, pipeline
 from fxprune.calibration import Calibration, Loss
-from fxprune.capture import capture, quiet
+from fxprune.capture import capture, evaluating, quiet
 from fxprune.cost import Cost
-from fxprune.errors import ExportError, FileError
+from fxprune.errors import ExportError, FileError, first_line
 from fxprune.metrics import make
 from fxprune.plan import Plan
 from fxprune.program import Program, Signature, set_tensor, tensors_of
@@ -191,11 +191,9 @@ def _signature(model: torch.nn.Module, inputs: Any) -> Signature:
 
 def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
     """Export with no more than two examples, which the file will hold, where two are enough."""
-    modes = [(module, module.training) for module in slim.modules()]
-    slim.eval()
     shapes = signature.dynamic_shapes(slim)
     try:
-        with torch.no_grad(), quiet():
+        with evaluating(slim), torch.no_grad(), quiet():
             if (signature.batch or 0) > 2:
                 with suppress(Exception):  # such as a batch that must be a multiple of four
                     args, kwargs = signature.resized(2)
@@ -206,11 +204,9 @@ def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
                 slim, signature.args, signature.kwargs, dynamic_shapes=shapes, strict=False
             )
     except Exception as error:  # the exporter raises what it likes
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(f"save: torch.export refuses the pruned module: {line}") from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        raise ExportError(
+            f"save: torch.export refuses the pruned module: {first_line(error)}"
+        ) from error
 
 
 def _described(slim: SlimModule, signature: Signature) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from .errors import FileError, UntrustedFileError
+from .errors import FileError, UntrustedFileError, root_cause
 from .files import atomic_write
 from .untrusted import reasons
 
@@ -88,7 +88,8 @@ def load_pickled_module(path: str | os.PathLike[str], *, trust: bool = False) ->
             found = torch.load(file, map_location="cpu", weights_only=False)
         except (ModuleNotFoundError, AttributeError) as problem:
             raise FileError(
-                f"{path}: needs the code of its model: {_line(problem)}; make it importable"
+                f"{path}: needs the code of its model: {root_cause(problem, 200)}; "
+                "make it importable"
             ) from problem
         except Exception as problem:  # A pickle raises what it likes.
             raise _unreadable(path, problem) from problem
@@ -116,7 +117,7 @@ def save_exported(
         except OSError:
             raise
         except Exception as problem:  # torch.export.save raises errors of many types.
-            raise FileError(f"{path}: cannot be saved: {_line(problem)}") from problem
+            raise FileError(f"{path}: cannot be saved: {root_cause(problem, 200)}") from problem
 
 
 def _inspect(file: IO[bytes], path: Path) -> None:
@@ -151,7 +152,7 @@ def _open_archive(file: IO[bytes], path: Path) -> torch._C.PyTorchFileReader:
             raise FileError(
                 f"{path}: has the layout of an older torch; load it there and save it again"
             ) from problem
-        raise FileError(f"{path}: is truncated or damaged: {_line(problem)}") from problem
+        raise FileError(f"{path}: is truncated or damaged: {root_cause(problem, 200)}") from problem
     return reader
 
 
@@ -225,7 +226,9 @@ def _parse(reader: torch._C.PyTorchFileReader, name: str, path: Path) -> Any:
     try:
         return json.loads(bytes(reader.get_record(name)))
     except (ValueError, RecursionError, RuntimeError, OSError) as problem:
-        raise FileError(f"{path}: is damaged: {name} is no JSON: {_line(problem)}") from problem
+        raise FileError(
+            f"{path}: is damaged: {name} is no JSON: {root_cause(problem, 200)}"
+        ) from problem
 
 
 @contextmanager
@@ -247,7 +250,7 @@ def _untrusted(path: Path, reason: str) -> UntrustedFileError:
 
 
 def _unreadable(path: Path, problem: BaseException) -> FileError:
-    return FileError(f"{path}: cannot be loaded: {_line(problem)}")
+    return FileError(f"{path}: cannot be loaded: {root_cause(problem, 200)}")
 
 
 def _what_instead(found: object) -> str:
@@ -257,10 +260,3 @@ def _what_instead(found: object) -> str:
             return "is a checkpoint with a module in it; save the module alone"
         return "is a state dict (weights without a model); load it into the model and save that"
     return f"holds a {type(found).__name__}, not a module; save it with torch.save(model, path)"
-
-
-def _line(problem: BaseException) -> str:
-    """Tell the root cause of a third-party error in one line."""
-    while problem.__cause__ is not None:
-        problem = problem.__cause__
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"

@@ -16,7 +16,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from fxprune.errors import CaptureError, InputError
+from fxprune.errors import CaptureError, InputError, first_line
 from fxprune.garbage import uncollected
 from fxprune.program import Program, Signature, attribute, emptied, set_tensor
 from fxprune.regions import inline_regions
@@ -43,7 +43,7 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
     if inputs is None and isinstance(known, Signature):
         inputs = (known.args, known.kwargs)  # a pruned module brings its own
     args, kwargs = arguments(inputs)
-    with ALONE, uncollected(), _evaluating(model) as training, quiet(), watched(model) as readers:
+    with ALONE, uncollected(), evaluating(model) as training, quiet(), watched(model) as readers:
         exported, signature, notes = _export(model, args, kwargs)
     program = _program(exported, Signature(**{**signature, "training": training}), notes)
     attach(program.module.graph, model)
@@ -89,7 +89,7 @@ def _unseen(graph: fx.Graph, model: torch.nn.Module, readers: set[str]) -> list[
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[bool]:
+def evaluating(model: torch.nn.Module) -> Iterator[bool]:
     """Hold the model in evaluation mode, and put every submodule's own mode back after."""
     modes = [(module, module.training) for module in model.modules()]
     was = model.training
@@ -136,7 +136,7 @@ def _export(
             exported = torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:
         raise _explained(model, args, kwargs, error) from error
-    note = f"the batch size is fixed by the example inputs: {_line(first)}" if first else ""
+    note = f"the batch size is fixed by the example inputs: {first_line(first)}" if first else ""
     return exported, {"args": args, "kwargs": kwargs}, (note,) if note else ()
 
 
@@ -202,8 +202,8 @@ def _explained(
     except Exception as refused:
         return refusal(type(model).__name__, args, kwargs, refused)
     return CaptureError(
-        f"capture: torch.export cannot trace {type(model).__name__}: {_line(error)}; make this "
-        "part of the forward traceable, or export the part of the model that is"
+        f"capture: torch.export cannot trace {type(model).__name__}: {first_line(error)}; make "
+        "this part of the forward traceable, or export the part of the model that is"
     )
 
 
@@ -217,14 +217,9 @@ def refusal(
         if isinstance(leaf, torch.Tensor)
     ]
     return InputError(
-        f"inputs: {name} refuses {', '.join(shapes) or 'them'}: {_line(error)}; "
+        f"inputs: {name} refuses {', '.join(shapes) or 'them'}: {first_line(error)}; "
         "give inputs that model(*inputs) accepts"
     )
-
-
-def _line(error: BaseException | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:

@@ -77,8 +77,6 @@ def _check_output(output: Path) -> None:
     """Refuse an output that could not be written before any work is done."""
     if output.suffix not in (".onnx", ".pt2"):
         raise FileError(f"{output}: the name must end in .onnx or .pt2")
-    if output.is_dir():
-        raise FileError(f"{output}: is a directory; name a file in it")
     check_writable(output)
 
 

@@ -45,3 +45,16 @@ class VerifyError(FxpruneError):
 
 class ExportError(FxpruneError):
     """Report a model that cannot be written as ONNX, or that ONNX Runtime runs differently."""
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def root_cause(error: BaseException, limit: int) -> str:
+    """Return the type and, in one line of at most `limit` characters, the words of the cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"

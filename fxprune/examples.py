@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fxprune.errors import FileError, InputError
+from fxprune.errors import FileError, InputError, first_line
 
 DTYPES = {
     name: getattr(torch, name)
@@ -65,8 +65,7 @@ def read_examples(path: Path) -> Any:
         if path.suffix == ".npy":
             return (torch.from_numpy(np.load(path, allow_pickle=False)),)
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileError(f"{path}: the example inputs cannot be read: {line}") from None
+        raise FileError(f"{path}: the example inputs cannot be read: {first_line(error)}") from None
     except Exception as error:  # pickle raises what it likes, and this pickle is not trusted
         raise FileError(f"{path}: holds more than tensors: {type(error).__name__}") from None
     raise FileError(f"{path}: example inputs are .pt, .safetensors, .npy or .npz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import fx
@@ -42,9 +44,17 @@ def aliases(module: torch.nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def shrink(module: fx.GraphModule, coupling: Coupling, alive: Mask) -> fx.GraphModule:
-    """Return a new module with its own, smaller tensors; the given one is left as it is."""
-    kept = kept_indices(module, coupling, alive)
+def shrink(
+    module: fx.GraphModule,
+    coupling: Coupling,
+    alive: Mask,
+    kept: Mapping[str, tuple[torch.Tensor, ...]] | None = None,
+) -> fx.GraphModule:
+    """Return a new module with its own, smaller tensors; the given one is left as it is.
+
+    `kept` are the `kept_indices` of the same choice, where a plan holds them already.
+    """
+    kept = kept if kept is not None else kept_indices(module, coupling, alive)
     smaller = emptied(module)
     cut: dict[int, torch.Tensor] = {}
     persistent = set(module.state_dict())

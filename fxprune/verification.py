@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.capture import refusal
+from fxprune.capture import evaluating, refusal
 from fxprune.errors import VerifyError
 from fxprune.masking import zeroed
 from fxprune.plan import Plan
@@ -27,17 +27,10 @@ def outputs(
 
     `changed` stands in for parameters of these names. The modes are put back after.
     """
-    modes = [(one, one.training) for one in module.modules()]
     tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(changed)
     given, named = pytree.tree_map_only(torch.Tensor, torch.clone, (args, dict(kwargs)))
-    for one, _ in modes:
-        one.training = False
-    try:
-        with torch.no_grad():
-            result = torch.func.functional_call(module, tensors, given, named)
-    finally:
-        for one, mode in modes:
-            one.training = mode
+    with evaluating(module), torch.no_grad():
+        result = torch.func.functional_call(module, tensors, given, named)
     return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from fxprune.pipeline import PASSES, Pass, make
-from fxprune.spec import Spec
+from fxprune.spec import AllocationSpec, Spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -27,9 +27,9 @@ def pruning(spec: Spec) -> tuple[Pass, ...]:
     )
 
 
-def allocation_options(allocation: object) -> dict[str, object]:
+def allocation_options(allocation: AllocationSpec) -> dict[str, object]:
     """Return the options of `allocate` that an allocation table gives."""
-    options = dict(allocation.model_dump())  # type: ignore[attr-defined]
+    options = allocation.model_dump()
     return {"allocation": options.pop("name"), **options}
 
 

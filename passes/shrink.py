@@ -22,5 +22,7 @@ class Shrink:
     def __call__(self, program: Program) -> Program:
         """Return the program with a smaller module that owns its tensors."""
         assert program.discovery is not None
-        smaller = shrink(program.module, program.discovery.coupling, program.alive)
+        assert program.plan is not None
+        coupling, kept = program.discovery.coupling, program.plan.kept
+        smaller = shrink(program.module, coupling, program.alive, kept)
         return program.with_(module=smaller, owned=True, facts=program.facts - {"coupled"})

@@ -238,7 +238,8 @@ def test_honest_file_loads(honest: Path) -> None:
 
 
 def test_honest_file_stays_honest_when_rezipped(honest: Path, tmp_path: Path) -> None:
-    archive.load_exported(write(read(honest), tmp_path / "again.pt2"))
+    _, extra = archive.load_exported(write(read(honest), tmp_path / "again.pt2"))
+    assert "spec.json" in extra
 
 
 @pytest.mark.parametrize(

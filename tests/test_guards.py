@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
-from signal import ITIMER_REAL, SIGALRM, setitimer, signal
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fxprune.guards import Guards, Ids, Reason, concat, outer, true
+from tests.guard_choices import equal, within
 
 WHY = Reason("view_3", "an axis splits across an earlier split")
 
@@ -23,37 +20,6 @@ def split(guards: Guards, g: Ids, *sizes: int) -> list[Ids]:
 def variables(guards: Guards, g: Ids) -> int:
     """Return how many free variables a guard depends on."""
     return len(np.unique(found[found > 0])) if (found := guards.normal(g)).size else 0
-
-
-def survives(alive: Any, g: Ids) -> Any:
-    return alive[g].all(axis=1) if g.shape[1] else np.ones(len(g), dtype=bool)
-
-
-def equal(guards: Guards, a: Ids, b: Ids) -> bool:
-    """Tell whether two guards agree under every one of 64 random choices of what is kept."""
-    random = np.random.default_rng(0)
-    for share in np.linspace(0.2, 0.95, 64):
-        alive = random.random(guards.size) < share
-        alive[0] = True
-        if (survives(alive, guards.normal(a)) != survives(alive, guards.normal(b))).any():
-            return False
-    return True
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Fail what does not end."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"still solving after {seconds} s")
-
-    before = signal(SIGALRM, late)
-    setitimer(ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        setitimer(ITIMER_REAL, 0)
-        signal(SIGALRM, before)
 
 
 # ---- outer products and concatenation ------------------------------------------------------------

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from signal import ITIMER_REAL, SIGALRM, setitimer, signal
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.guards import Guards, Ids, Reason, concat, outer
+from tests.guard_choices import equal, within
 
 WHY = Reason("view_3", "an axis splits across an earlier split")
-
-
-def survives(alive: Any, g: Ids) -> Any:
-    return alive[g].all(axis=1) if g.shape[1] else np.ones(len(g), dtype=bool)
-
-
-def equal(guards: Guards, a: Ids, b: Ids) -> bool:
-    """Tell whether two guards agree under every one of 16 random choices of what is kept."""
-    random = np.random.default_rng(0)
-    for share in np.linspace(0.2, 0.95, 16):
-        alive = random.random(guards.size) < share
-        alive[0] = True
-        if (survives(alive, guards.normal(a)) != survives(alive, guards.normal(b))).any():
-            return False
-    return True
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Fail what does not end."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"still solving after {seconds} s")
-
-    before = signal(SIGALRM, late)
-    setitimer(ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        setitimer(ITIMER_REAL, 0)
-        signal(SIGALRM, before)
 
 
 ACTIONS = ("unify", "split", "pin", "permute", "roll", "cat", "outer")
@@ -108,7 +75,7 @@ def play(n: int, steps: Sequence[Step]) -> Play:
 def test_what_is_stated_holds_under_every_choice(n: int, steps: list[Step]) -> None:
     done = play(n, steps)
     for a, b in done.equal:
-        assert equal(done.guards, a, b)
+        assert equal(done.guards, a, b, choices=16)
     for rows in done.pinned:
         assert not done.guards.normal(rows).any()
 

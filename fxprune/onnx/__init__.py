@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import ExportError
+from ..errors import ExportError, root_cause
 from ..files import atomic_write
 from .check import (
     Array,
@@ -117,7 +117,9 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Capture
     try:
         program = torch.export.export(module, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
-        raise ExportError(f"torch.export refuses the model: {_line(problem)}") from problem
+        raise ExportError(
+            f"torch.export refuses the model: {root_cause(problem, 300)}"
+        ) from problem
     # The converter traces the program anew and trips over guards on *args; they only assert sizes.
     program._guards_code = []
     node = program.graph.output_node()
@@ -141,7 +143,9 @@ def _convert(captured: _Captured) -> onnx.ModelProto:
     try:
         converted = _converted(captured.program)
     except Exception as problem:  # The converter wraps failures of many types of its own.
-        raise ExportError(f"torch.onnx.export refuses the model: {_line(problem)}") from problem
+        raise ExportError(
+            f"torch.onnx.export refuses the model: {root_cause(problem, 300)}"
+        ) from problem
     assert converted is not None
     weights = converted.model.graph.initializers.values()
     size = sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
@@ -191,7 +195,9 @@ def _save(model: onnx.ModelProto, temporary: Path) -> None:
     except OSError:
         raise
     except Exception as problem:  # The checker, protobuf and shape inference share no base class.
-        raise ExportError(f"onnx.checker refuses the model: {_line(problem)}") from problem
+        raise ExportError(
+            f"onnx.checker refuses the model: {root_cause(problem, 300)}"
+        ) from problem
 
 
 def _compare(
@@ -236,7 +242,9 @@ def _run_module(
     except ExportError:
         raise
     except Exception as problem:  # A model raises what it likes.
-        raise ExportError(f"the module fails at batch {size}: {_line(problem)}") from problem
+        raise ExportError(
+            f"the module fails at batch {size}: {root_cause(problem, 300)}"
+        ) from problem
 
 
 @contextlib.contextmanager
@@ -250,10 +258,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _line(problem: BaseException) -> str:
-    """Tell the root cause of a third-party error in one line."""
-    while problem.__cause__ is not None:
-        problem = problem.__cause__
-    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
