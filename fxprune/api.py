@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,11 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch.export import ExportedProgram
 
-from fxprune import archive, onnx, pipeline
+from fxprune import archive, onnx, pipeline, ranks
 from fxprune.calibration import Calibration, Loss
 from fxprune.capture import capture, evaluating, quiet
 from fxprune.cost import Cost
-from fxprune.errors import ExportError, FileError, first_line
-from fxprune.metrics import make
+from fxprune.errors import CallbackError, ExportError, FileError, first_line
 from fxprune.plan import Plan
 from fxprune.program import Program, Signature, set_tensor, tensors_of
 from fxprune.report import Report
@@ -41,26 +41,47 @@ def prune(
     *,
     calibrate: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    evaluate: Callable[[torch.nn.Module], float] | None = None,
+    fine_tune: Callable[[torch.nn.Module, int], None] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    checkpoint: Path_ | None = None,
+    progress: bool | Callable[[str], None] = False,
 ) -> SlimModule:
     """Return a smaller module to use like `model`, which is left as it is.
 
-    `spec` says what to prune, by what and how much: a mapping, a `Spec`, or the path of a TOML or
-    JSON file. `inputs` is a tuple of example inputs, a dict of keyword arguments, or a pair of
-    both; an `ExportedProgram` brings its own. The result has a `report` and a `plan`.
+    `spec` says what to prune, by what and how much: a mapping, a `Spec`, the path of a TOML, YAML
+    or JSON file, or the name of a preset. `inputs` is a tuple of example inputs, a dict of keyword
+    arguments, or a pair of both; an `ExportedProgram` brings its own. The result has a `report` and
+    a `plan`.
 
     Some metrics need data: `calibrate` iterates over batches (tensor, tuple or dict; labels may
-    ride along), and `loss(module, batch)` returns a scalar tensor.
+    ride along), and `loss(module, batch)` returns a scalar tensor. Allocations that search ask
+    `evaluate(module)` for a number, higher is better. After each step of the schedule, and as often
+    before the first as it warms up, `fine_tune(module, step)` trains the module in place; `step`
+    counts these calls from 0. An `optimizer` over the model's parameters is carried from module to
+    module, its momentum cut to what is left. With a `checkpoint` folder a run that was killed goes
+    on where it was when called again alike. `progress` shows how it goes on.
 
-    Raises SpecError, InputError, CalibrationError, CaptureError, ObjectiveError or VerifyError,
-    each with one line that names the place, the fact and the next step.
+    Raises SpecError, InputError, CalibrationError, CallbackError, CaptureError, CheckpointError,
+    ObjectiveError or VerifyError, each with one line that names the place, the fact and the next
+    step.
     """
-    import passes  # the one late import: passes stand above what they are made of
+    from fxprune.loop import Callbacks, prune_in_steps  # late: it stands above the passes
 
-    wanted, data = Spec.of(spec), Calibration(calibrate, loss)
-    data.require(wanted.metric.name, make(wanted.metric.name, wanted.metric.options).needs)
-    program = capture(model, inputs).with_(calibration=data)
-    program = pipeline.run(program, passes.pruning(wanted)).with_(calibration=None)
-    return finished(program, wanted.to_dict())
+    for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
+        if given is not None and not callable(given):
+            raise CallbackError(f"{name}: a function is needed, not {type(given).__name__}")
+    folder = Path(checkpoint) if checkpoint is not None else None
+    say = progress if callable(progress) else (shown if progress else lambda text: None)
+    data = Calibration(calibrate, loss)
+    calls = Callbacks(data, evaluate, fine_tune, optimizer, folder, say)
+    return prune_in_steps(model, Spec.of(spec), inputs, calls)
+
+
+def shown(text: str) -> None:
+    """Print a line of progress on standard error, from one process of a job only."""
+    if ranks.first():
+        print(f"fxprune: {text}", file=sys.stderr, flush=True)
 
 
 def run(model: Model, passes: str, inputs: Any = None) -> SlimModule:

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
+from fxprune.peak import Peak
 from fxprune.program import attribute, tensors_of, used
 from fxprune.rules.registry import Macs
 from fxprune.rules.site import Coupling, TensorGuard, arguments
@@ -40,6 +41,7 @@ class Cost:
 
     def __init__(self, module: fx.GraphModule, coupling: Coupling, batch: int | None) -> None:
         self._coupling = coupling
+        self._module = module
         self._batch = batch or 1
         self._index: dict[int, int] = {}
         self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
@@ -146,6 +148,14 @@ class Cost:
         counts = self.counts(alive)
         read = sum(prod(counts[a] for a in axes) * size for _, axes, size, _ in self.tensors)
         return read + self.beside_bytes
+
+    def peak_activations(self, alive: Mask) -> int:
+        """Return the peak bytes of activations that are alive at once, for one example."""
+        return self._peak.bytes(alive)
+
+    @cached_property
+    def _peak(self) -> Peak:
+        return Peak(self._module, self._coupling, self._batch)
 
     def every_param(self) -> int:
         """Return the number of parameters of the model, those that nothing reads too."""

@@ -19,6 +19,14 @@ class CalibrationError(FxpruneError):
     """Report calibration batches, or a loss, from which no score can be had."""
 
 
+class CallbackError(FxpruneError):
+    """Report an `evaluate` or `fine_tune` that failed, or gave what is of no use."""
+
+
+class CheckpointError(FxpruneError):
+    """Report a checkpoint that belongs to another model or specification, or is damaged."""
+
+
 class CaptureError(FxpruneError):
     """Report a model that `torch.export` cannot turn into a graph."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     from fxprune.calibration import Calibration
+    from fxprune.origin import Origin
     from fxprune.plan import Plan
-    from fxprune.targets import Discovery, Target
+    from fxprune.targets import Discovery, Target, Terms
+    from fxprune.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,15 @@ class Program:
     original: fx.GraphModule | None = None  # the graph before anything was removed
     discovery: Discovery | None = None
     calibration: Calibration | None = None  # what the caller gave for metrics that need data
+    trials: Trials | None = None  # the caller's evaluator, for allocations that search
+    learned: Mapping[str, torch.Tensor] = field(default_factory=dict)  # by metrics that train
+    origin: Origin | None = None  # what the program was, where something is gone already
+    say: Callable[[str], None] = lambda text: None  # shows the user how it goes on
     selected: tuple[Target, ...] = ()
+    terms: tuple[Terms, ...] = ()  # what its selection says of each selected target
     scores: tuple[Any, ...] = ()  # one array [units] a selected target
     alive: Any = None  # bool [variables]: the choice of the allocation
+    achieved: float = 1.0  # the share of the objective that the choice keeps
     plan: Plan | None = None
     costs: Mapping[str, int] = field(default_factory=dict)  # counted before and after, by name
     notes: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +14,28 @@ from fxprune.targets import Pinned
 
 
 @dataclass(frozen=True)
+class Step:
+    """Hold one step of a schedule: the share of the objective asked and achieved, of the original.
+
+    `score` is what the caller's evaluator said after fine-tuning, where there is one.
+    """
+
+    step: int
+    goal: float
+    achieved: float
+    score: float | None = None
+
+    def __str__(self) -> str:
+        said = "" if self.score is None else f", score {self.score:.4g}"
+        return f"{self.step}: asked {self.goal:.4f}, achieved {self.achieved:.4f}{said}"
+
+
+@dataclass(frozen=True)
 class Report:
-    """Hold counts of parameters, multiply-accumulates for one example, and bytes of all tensors."""
+    """Hold counts of parameters, multiply-accumulates for one example, and bytes of all tensors.
+
+    `activation_bytes` are the peak of activations that are alive at once, for one example.
+    """
 
     parameters_before: int
     parameters_after: int
@@ -22,18 +43,23 @@ class Report:
     macs_after: int
     bytes_before: int
     bytes_after: int
+    activation_bytes_before: int
+    activation_bytes_after: int
     coverage: float
     targets: tuple[TargetPlan, ...]
     pinned: tuple[Pinned, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    steps: tuple[Step, ...] = ()
 
     @classmethod
-    def of(cls, program: Program) -> Report:
+    def of(cls, program: Program, steps: Sequence[Step] = ()) -> Report:
         """Read the report off a program that has been allocated."""
         if program.plan is None or program.discovery is None:
             raise PassError("report: needs a program that is planned; put allocate before it")
         plan, discovery = program.plan, program.discovery
+        if program.origin is not None:  # what came with the model, not what a step left of it
+            discovery = program.origin.discovery
         cut = [target for target in plan.targets if target.kept < target.units]
         loose = [target.name for target in cut if not target.exact]
         notes, costs = list(program.notes), dict(program.costs)
@@ -54,6 +80,7 @@ class Report:
             pinned=discovery.pinned,
             notes=tuple(notes),
             seconds=dict(program.seconds),
+            steps=tuple(steps),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,16 +98,20 @@ class Report:
         data["targets"] = tuple(TargetPlan(**one) for one in data["targets"])
         data["pinned"] = tuple(Pinned(**one) for one in data["pinned"])
         data["notes"] = tuple(data["notes"])
+        data["steps"] = tuple(Step(**one) for one in data["steps"])
         return cls(**data)
 
     def __str__(self) -> str:
-        lines = [f"{'':<12}{'before':>16}{'after':>16}{'kept':>9}"]
-        for name in ("parameters", "macs", "bytes"):
+        lines = [f"{'':<18}{'before':>16}{'after':>16}{'kept':>9}"]
+        for name in ("parameters", "macs", "bytes", "activation_bytes"):
             before = getattr(self, f"{name}_before")
             after = getattr(self, f"{name}_after")
             share = after / before if before else 1.0
-            lines.append(f"{name:<12}{before:>16,}{after:>16,}{share:>9.1%}")
+            lines.append(f"{name.replace('_', ' '):<18}{before:>16,}{after:>16,}{share:>9.1%}")
         lines.append(f"{self.coverage:.1%} of the parameters lie in at least one prunable unit")
+        if len(self.steps) > 1:
+            lines.append("steps, of the original:")
+            lines += [f"  {step}" for step in self.steps]
         lines.append("targets:")
         for target in self.targets:
             mark = "" if target.exact else "  (approximate)"

@@ -1,4 +1,4 @@
-"""What a user asks for: one validated specification, from Python, TOML or JSON."""
+"""What a user asks for: one validated specification, from Python, TOML, YAML, JSON or a preset."""
 
 from __future__ import annotations
 
@@ -8,39 +8,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fxprune import allocators, metrics, objectives, presets, schedules
+from fxprune.allocators import Allocator
 from fxprune.errors import FileError, SpecError
+from fxprune.metrics import Metric
+from fxprune.metrics.normalizing import Normalization
+from fxprune.objectives import OBJECTIVES, Objective
 from fxprune.pipeline import unknown
+from fxprune.registry import checked
+from fxprune.schedules import Schedule
+from fxprune.targets import ALL_KINDS
 
 Patterns = tuple[str, ...]
+FORMATS = {".toml": "TOML", ".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TargetSpec(_Strict):
-    """Select targets by kind and by shell patterns over the modules that make their units.
+class _Named(_Strict, extra="allow"):
+    """Name a strategy; what else stands in its table are its options, which it checks itself."""
 
-    With `exact` only units whose removal equals zeroing their weights are taken.
-    """
-
-    kind: str | tuple[str, ...] = "all"
-    include: Patterns = ()
-    exclude: Patterns = ()
-    exact: bool = False
-
-    @field_validator("include", "exclude", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class MetricSpec(_Strict, extra="allow"):
-    """Name the metric; what else stands in its table are its options, which it checks itself."""
-
-    name: str = "l2"
+    name: str
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,123 +41,264 @@ class MetricSpec(_Strict, extra="allow"):
         return dict(self.model_extra or {})
 
 
-class AllocationSpec(_Strict):
+class MetricSpec(_Named):
+    """Name the metric, and say how the scores of targets are made comparable."""
+
+    name: str = "l2"
+    normalize: Normalization = "none"
+
+    def made(self, where: str = "metric") -> Metric:
+        """Return the metric; raises SpecError where its name or an option is wrong."""
+        return metrics.make(self.name, self.options, where)
+
+
+class _Bounds(_Strict):
+    @field_validator("round_to", mode="before", check_fields=False)
+    @classmethod
+    def _step(cls, value: Any) -> Any:
+        if value is None or value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError('a whole number of 1 or more, or "auto", is needed')
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _Bounds:
+        low, high = getattr(self, "min_ratio", None), getattr(self, "max_ratio", None)
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_ratio={low:g} is above max_ratio={high:g}")
+        return self
+
+
+class TargetSpec(_Bounds):
+    """Select targets by kind, module names, module types and size.
+
+    With `exact` only units whose removal equals zeroing their weights are taken. A selection may
+    have a metric and bounds of its own.
+    """
+
+    kind: str | tuple[str, ...] = "all"
+    include: Patterns = ()
+    exclude: Patterns = ()
+    type: Patterns = ()
+    min_units: int = Field(default=2, ge=2, strict=True)
+    max_units: int | None = Field(default=None, ge=2, strict=True)
+    exact: bool = False
+    metric: MetricSpec | None = None
+    min_keep: int | None = Field(default=None, ge=1, strict=True)
+    min_ratio: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    max_ratio: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    round_to: int | Literal["auto"] | None = None
+
+    @field_validator("include", "exclude", "type", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was said, as plain data."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"kind": _plain(self.kind)}
+
+
+class AllocationSpec(_Bounds, _Named):
     """Name the allocation and bound what it may take from one target."""
 
     name: str = "uniform"
     min_keep: int = Field(default=1, ge=1, strict=True)
+    min_ratio: float = Field(default=0.0, ge=0.0, le=1.0, strict=True)
     max_ratio: float = Field(default=1.0, ge=0.0, le=1.0, strict=True)
     round_to: int | Literal["auto"] = "auto"
 
-    @field_validator("round_to", mode="before")
-    @classmethod
-    def _step(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and value >= 1):
-            return value
-        raise ValueError('a whole number of 1 or more, or "auto", is needed')
+    def made(self) -> Allocator:
+        """Return the allocator; raises SpecError where its name or an option is wrong."""
+        return allocators.make(self.name, self.options)
 
 
-class ObjectiveSpec(_Strict, strict=True):
-    """Say how much: the `ratio` of units to remove, or the share of `params` or `macs` to keep."""
+class ScheduleSpec(_Named):
+    """Name the schedule."""
 
-    ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
-    params: float | None = Field(default=None, gt=0.0, le=1.0)
-    macs: float | None = Field(default=None, gt=0.0, le=1.0)
+    name: str = "one-shot"
 
-    @model_validator(mode="after")
-    def _one(self) -> ObjectiveSpec:
-        given = [name for name in ("ratio", "params", "macs") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of ratio, params, macs (found {given or 'none'})")
-        return self
+    def made(self) -> Schedule:
+        """Return the schedule; raises SpecError where its name or an option is wrong."""
+        return schedules.make(self.name, self.options)
+
+
+class ObjectiveSpec(_Strict, extra="allow"):
+    """Say how much: the name of one objective with its goal; what else stands here are options."""
 
     @property
-    def chosen(self) -> tuple[str, float]:
-        """Return the name of the objective and its value."""
-        return next((k, float(v)) for k, v in self.model_dump().items() if v is not None)
+    def chosen(self) -> tuple[str, Any]:
+        """Return the name of the objective and its goal.
+
+        Raises SpecError where there is not exactly one.
+        """
+        given = dict(self.model_extra or {})
+        names = [name for name in given if name in OBJECTIVES]
+        if len(names) == 1:
+            return names[0], given[names[0]]
+        if not names and given:  # the first is what was meant, not an option
+            raise SpecError(f"objective: {unknown('key', next(iter(given)), OBJECTIVES)}")
+        known = ", ".join(OBJECTIVES)
+        raise SpecError(f"objective: give exactly one of {known} (found {names or 'none'})")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what stands beside the goal."""
+        name, _ = self.chosen
+        return {key: value for key, value in (self.model_extra or {}).items() if key != name}
+
+    def made(self) -> Objective:
+        """Return the objective; raises SpecError where its goal or an option is wrong."""
+        name, goal = self.chosen
+        checked(f"objective.{name}", objectives.goal_type(name), goal)
+        return objectives.make(name, {"goal": goal, **self.options})
 
 
 class Spec(_Strict):
-    """Say what to prune, by which metric and allocation, and how much.
+    """Say what to prune, by which metric and allocation, in which steps, and how much.
 
     >>> Spec.of({"objective": {"macs": 0.5}}).objective.chosen
     ('macs', 0.5)
+    >>> Spec.of("agp").schedule.name
+    'agp'
     """
 
-    target: TargetSpec = TargetSpec()
+    target: tuple[TargetSpec, ...] = (TargetSpec(),)
     metric: MetricSpec = MetricSpec()
     allocation: AllocationSpec = AllocationSpec()
-    schedule: Literal["one-shot"] = "one-shot"
+    schedule: ScheduleSpec = ScheduleSpec()
     objective: ObjectiveSpec
 
     @field_validator("target", mode="before")
     @classmethod
-    def _kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, (str, list, tuple)) else value
+    def _selections(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return ({"kind": value},)
+        if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+            return ({"kind": tuple(value)},)
+        return (value,) if isinstance(value, (Mapping, TargetSpec)) else value
 
-    @field_validator("metric", "allocation", mode="before")
+    @field_validator("metric", "allocation", "schedule", mode="before")
     @classmethod
     def _name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @classmethod
     def of(cls, given: Spec | Mapping[str, Any] | str | Path) -> Spec:
-        """Return the specification in a mapping, or in the TOML or JSON file at a path.
+        """Return the specification in a mapping, in a file, or of a preset by its name.
 
-        Raises SpecError with the path inside the spec, the value and what is legal.
+        A mapping may name a `preset` and replace some of its axes. Raises SpecError with the path
+        inside the spec, the value and what is legal.
         """
         if isinstance(given, Spec):
             return given
         where = "spec"
         if isinstance(given, (str, Path)):
-            where, given = str(given), read(Path(given))
+            where, given = str(given), read(given)
         if not isinstance(given, Mapping):
             raise SpecError(f"{where}: a table is needed, not {type(given).__name__}")
         try:
-            return cls.model_validate(dict(given))
+            spec = cls.model_validate(_with_preset(given))
+            spec.check()
         except ValidationError as error:
             raise SpecError(f"{where}: {_explained(error, cls)}") from None
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from None
+        return spec
+
+    def check(self) -> None:
+        """Raise SpecError where a name, a kind or an option is wrong on any axis."""
+        for number, target in enumerate(self.target):
+            where = self.where(number)
+            for kind in (target.kind,) if isinstance(target.kind, str) else target.kind:
+                if kind not in (*ALL_KINDS, "all"):
+                    known = (*ALL_KINDS, "all")
+                    raise SpecError(f"{where}.kind: {unknown('kind', kind, known)}")
+            if target.metric is not None:
+                target.metric.made(f"{where}.metric")
+        self.metric.made()
+        self.allocation.made()
+        self.schedule.made()
+        self.objective.made()
+
+    def where(self, number: int) -> str:
+        """Return the path of a selection inside the spec."""
+        return "target" if len(self.target) == 1 else f"target.{number}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `of` takes back."""
-        return self.model_dump(mode="json", exclude_none=True)
+        data = self.model_dump(mode="json", exclude_none=True)
+        targets = [target.to_dict() for target in self.target]
+        return data | {"target": targets[0] if len(targets) == 1 else targets}
 
 
-def read(path: Path) -> Any:
-    """Read a TOML or JSON file; raises FileError where it cannot be read or parsed."""
+def read(given: str | Path) -> Any:
+    """Return the data of a preset, or of a TOML, YAML or JSON file.
+
+    Raises FileError where the file cannot be read, SpecError where it cannot be parsed.
+    """
+    if isinstance(given, str) and Path(given).suffix not in FORMATS:
+        return presets.read(given)
+    path = Path(given)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"{path}: the spec cannot be read: {reason}") from None
+    kind = FORMATS.get(path.suffix, "TOML")
     try:
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise SpecError(f"{path}: not {kind}: {error}") from None
+        if kind == "JSON":
+            return json.loads(text)
+        return yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise SpecError(f"{path}: not {kind}: {line}") from None
+
+
+def _with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    data = dict(given)
+    name = data.pop("preset", None)
+    if name is None:
+        return data
+    if not isinstance(name, str):
+        raise SpecError(f"preset: {name!r}: the name of a preset is needed")
+    return {**presets.read(name), **data}
+
+
+def _plain(value: str | tuple[str, ...]) -> Any:
+    return value if isinstance(value, str) else list(value)
 
 
 def _explained(error: ValidationError, cls: type[BaseModel]) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    if path[:2] == ["target", "0"]:  # a single selection is given without a number
+        path[1:2] = []
     if first["type"] == "extra_forbidden":
-        known = _fields(cls, path[:-1])
+        known = [*_fields(cls, path[:-1]), *(["preset"] if len(path) == 1 else [])]
         inside = ".".join(path[:-1])
         return f"{inside + ': ' if inside else ''}{unknown('key', path[-1], known)}"
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f'{".".join(path)}: is needed, as in {{"objective": {{"macs": 0.5}}}}'
-    if first["type"] == "model_type":
+    if first["type"] in ("model_type", "tuple_type"):
         text = "a table is needed" if path == ["objective"] else "a name or a table is needed"
     value = "" if isinstance(first["input"], (dict, BaseModel)) else f"{first['input']!r}: "
     return f"{'.'.join(path)}: {value}{text[:1].lower()}{text[1:]}"
 
 
 def _fields(cls: type[BaseModel], path: list[str]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "target": TargetSpec,
+        "metric": MetricSpec,
+        "allocation": AllocationSpec,
+        "schedule": ScheduleSpec,
+        "objective": ObjectiveSpec,
+    }
     for part in path:
-        found = cls.model_fields.get(part)
-        if found is None or not isinstance(found.annotation, type):
-            break
-        if issubclass(found.annotation, BaseModel):
-            cls = found.annotation
+        cls = tables.get(part, cls)
     return list(cls.model_fields)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,18 +58,34 @@ class Target:
         size = f"{len(self)} {self.kind} units"
         return f"{self.name}: {size}" + ("" if self.exact else f", approximate ({self.why})")
 
+    @property
+    def makers(self) -> list[str]:
+        """Return the parameters that make the units: those whose axis 0 they are, else all."""
+        made = [name for name, dim in self.footprint if dim == 0]
+        return made or [name for name, _ in self.footprint]
+
     def matches(self, pattern: str) -> bool:
         """Tell whether a shell pattern names the target, or what makes its units.
 
         That is a parameter whose axis 0 they are, the module it belongs to, or one around that:
         `layer3` and `layer3.*` name what layer 3 makes, not what it reads.
         """
-        makers = [name for name, dim in self.footprint if dim == 0]
         names = {self.name, self.name.split(":")[0]}
-        for parameter in makers or [name for name, _ in self.footprint]:
+        for parameter in self.makers:
             parts = parameter.split(".")
             names |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
         return any(fnmatchcase(name, pattern) for name in names)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Hold what a selection asks of its targets by itself: a metric, and bounds by name.
+
+    What it leaves open is as the specification says for all.
+    """
+
+    metric: tuple[str, Mapping[str, Any]] | None = None
+    bounds: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,22 @@ class Discovery:
     def axes(self) -> list[ParameterAxis]:
         """Return the axes of all parameters, in the order of the graph."""
         return [axis for axes in self.parameters.values() for axis in axes]
+
+    @cached_property
+    def module_types(self) -> dict[str, str]:
+        """Return the full class name of every module that the graph comes from, by its path."""
+        stacks = (node.meta.get("nn_module_stack") or {} for node in self.module.graph.nodes)
+        found = {path: kind for stack in stacks for path, kind in stack.values()}
+        return {
+            p: k if isinstance(k, str) else f"{k.__module__}.{k.__qualname__}"
+            for p, k in found.items()
+        }
+
+    def types(self, target: Target) -> set[str]:
+        """Return the class names, bare and in full, of the modules that make a target's units."""
+        owners = {name.rpartition(".")[0] for name in target.makers}
+        full = {self.module_types[owner] for owner in owners if owner in self.module_types}
+        return full | {name.rpartition(".")[2] for name in full}
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:

@@ -5,32 +5,66 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from fxprune.objectives import Objective
 from fxprune.pipeline import PASSES, Pass, make
-from fxprune.spec import AllocationSpec, Spec
+from fxprune.spec import Spec
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def pruning(spec: Spec) -> tuple[Pass, ...]:
-    """Return the pipeline of `prune`: what a specification means, in order."""
-    target, allocation = spec.target, spec.allocation
-    name, value = spec.objective.chosen
+def coupling(spec: Spec) -> tuple[Pass, ...]:
+    """Return the passes that find out what a specification selects, and score it."""
+    metric = spec.metric
     return (
         make("couple", {}),
-        make("select", target.model_dump()),
-        make("score", {"metric": spec.metric.name, "options": spec.metric.options}),
-        make("allocate", {**allocation_options(allocation), name: value}),
-        make("shrink", {}),
-        make("restore", {}),
-        make("verify", {}),
+        *(
+            make(
+                "select",
+                target.model_dump(exclude_none=True)
+                | {"more": number > 0, "where": spec.where(number)},
+            )
+            for number, target in enumerate(spec.target)
+        ),
+        make(
+            "score",
+            {"metric": metric.name, "options": metric.options, "normalize": metric.normalize},
+        ),
     )
 
 
-def allocation_options(allocation: AllocationSpec) -> dict[str, object]:
-    """Return the options of `allocate` that an allocation table gives."""
-    options = allocation.model_dump()
-    return {"allocation": options.pop("name"), **options}
+def choosing(spec: Spec, objective: Objective | None = None, part: float = 1.0) -> tuple[Pass, ...]:
+    """Return the passes that decide what leaves in one step of a schedule.
+
+    `objective` is what the step asks, of the original model, and `part` its share of the way.
+    """
+    allocation = spec.allocation
+    name, _ = spec.objective.chosen
+    goal = (objective or spec.objective.made()).goal
+    bounds = {k: getattr(allocation, k) for k in ("min_keep", "min_ratio", "max_ratio", "round_to")}
+    return (
+        *coupling(spec),
+        make(
+            "allocate",
+            {
+                "allocation": allocation.name,
+                "options": allocation.options,
+                "objective": {name: goal, **spec.objective.options},
+                "part": part,
+                **bounds,
+            },
+        ),
+    )
 
 
-__all__ = ["PASSES", "Pass", "pruning"]
+def pruning(spec: Spec, objective: Objective | None = None, part: float = 1.0) -> tuple[Pass, ...]:
+    """Return the pipeline of one step of `prune`: what a specification means, in order."""
+    return (*choosing(spec, objective, part), *removing(), make("verify", {}))
+
+
+def removing() -> tuple[Pass, ...]:
+    """Return the passes that remove what was chosen."""
+    return make("shrink", {}), make("restore", {})
+
+
+__all__ = ["PASSES", "Pass", "choosing", "coupling", "make", "pruning", "removing"]

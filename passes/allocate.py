@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-
-from fxprune.allocators import ALLOCATORS, Bounds, moves_of
-from fxprune.budget import TOLERANCE, Budget, Choice
+from fxprune.allocators import Allocator, Bounds, Choice
+from fxprune.allocators import make as make_allocator
+from fxprune.budget import Budget
 from fxprune.cost import Cost
-from fxprune.errors import ObjectiveError, SpecError
-from fxprune.objectives import OBJECTIVES
-from fxprune.pipeline import register, unknown
+from fxprune.errors import SpecError
+from fxprune.objectives import OBJECTIVES, Objective, goal_type
+from fxprune.objectives import make as make_objective
+from fxprune.origin import Origin
+from fxprune.pipeline import register
 from fxprune.plan import Plan, TargetPlan
 from fxprune.program import Program
+from fxprune.registry import checked
+from fxprune.search import TOLERANCE
 from fxprune.shrinking import kept_indices
-
-# Kernels work on blocks of channels: widths that are no multiples of them run on slower paths, so
-# that a narrower layer can be slower. "auto" takes the first of these at which the goal is met.
-COARSE = (8, 4, 2)
+from fxprune.targets import Terms
 
 
 @register("allocate")
 @dataclass(frozen=True)
 class Allocate:
-    """Choose units by allocation until the objective is met, within the bounds of every target."""
+    """Choose units by allocation until the objective is met, within the bounds of every target.
+
+    The objective is a share of the original model; `part` is how much of the way a step goes.
+    """
 
     allocation: str = "uniform"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
     ratio: float | None = None
     params: float | None = None
     macs: float | None = None
+    bytes: float | None = None
+    activations: float | None = None
     min_keep: int = 1
+    min_ratio: float = 0.0
     max_ratio: float = 1.0
     round_to: int | Literal["auto"] = "auto"
+    part: float = 1.0
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("coupled", "scored")
@@ -41,85 +51,119 @@ class Allocate:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with its plan; raises ObjectiveError for a goal out of reach."""
-        objective, goal = self._objective()
-        if self.allocation not in ALLOCATORS:
-            raise SpecError(f"allocation: {unknown('allocation', self.allocation, ALLOCATORS)}")
+        name, objective = self._objective()
+        allocator = make_allocator(self.allocation, self.options)
+        self._check()
         assert program.discovery is not None
-        coupling = program.discovery.coupling
-        cost = Cost(program.module, coupling, program.signature.batch)
-        choice = self._choice(cost, program, objective, goal)
-        return self._planned(program, cost, choice, objective, goal)
+        cost = Cost(program.module, program.discovery.coupling, program.signature.batch)
+        origin = program.origin or Origin(program.discovery, program.selected, cost)
+        budget = self._budget(program, origin, cost, name, objective)
+        choice = self._chosen(program, allocator, budget)
+        program = planned(program.with_(origin=origin), cost, choice)
+        return program.noted(*_notes(program, choice, name, objective))
 
-    def _choice(self, cost: Cost, program: Program, objective: str, goal: float) -> Choice:
-        """Return the choice at the coarsest rounding that meets the objective."""
-        if objective == "ratio":
-            step = 1 if self.round_to == "auto" else self.round_to
-            return self._budget(cost, program, step).ratio(goal)
-        wanted = OBJECTIVES[objective](goal)
-        if self.round_to != "auto":
-            return self._budget(cost, program, self.round_to).meet(wanted, objective)
-        for step in COARSE:
-            try:
-                choice = self._budget(cost, program, step).meet(wanted, objective)
-            except ObjectiveError:
-                continue  # a finer rounding may still reach it
-            if abs(choice.achieved - goal) <= TOLERANCE * goal:
-                return choice
-        return self._budget(cost, program, 1).meet(wanted, objective)
-
-    def _budget(self, cost: Cost, program: Program, step: int) -> Budget:
-        bounds = Bounds(self.min_keep, self.max_ratio, step)
-        moves = moves_of(program.selected, program.scores, bounds)
-        allocator = ALLOCATORS[self.allocation]()
-        return Budget(cost, program.selected, program.scores, moves, allocator)
-
-    def _objective(self) -> tuple[str, float]:
-        given = {k: v for k in ("ratio", "params", "macs") if (v := getattr(self, k)) is not None}
-        if len(given) != 1:
-            raise SpecError("allocate: give exactly one of ratio, params, macs")
-        ((name, goal),) = given.items()
-        legal = 0 <= goal < 1 if name == "ratio" else 0 < goal <= 1
-        step = 1 if self.round_to == "auto" else self.round_to
-        if not legal or self.min_keep < 1 or step < 1 or not 0 <= self.max_ratio <= 1:
+    def _chosen(self, program: Program, allocator: Allocator, budget: Budget) -> Choice:
+        if allocator.needs == "evaluate" and program.trials is None:
             raise SpecError(
-                f"allocate: {name}={goal:g} (0 to 1), min_keep={self.min_keep} (1 or more), "
-                f"max_ratio={self.max_ratio:g} (0 to 1), round_to={self.round_to} (auto, or 1 or "
-                "more): one of them is out of its range"
+                f"allocation: {self.allocation} needs an evaluator, and evaluate is missing; call "
+                "prune(…, evaluate=…)"
             )
-        return name, goal
+        return allocator.choose(budget)
 
-    def _planned(
-        self, program: Program, cost: Cost, choice: Choice, objective: str, goal: float
-    ) -> Program:
-        assert program.discovery is not None
-        alive = choice.alive
-        plans = tuple(
-            TargetPlan(t.name, t.kind, len(t), int(alive[t.units].sum()), t.exact, t.why)
-            for t in program.selected
+    def _budget(
+        self, program: Program, origin: Origin, cost: Cost, name: str, objective: Objective
+    ) -> Budget:
+        selected, trials = program.selected, program.trials
+        return Budget(
+            cost,
+            selected,
+            program.scores,
+            [self._bounds(terms) for terms in program.terms or (Terms(),) * len(selected)],
+            [len(origin.of(target)) for target in selected],
+            objective,
+            name,
+            0.0 if name == "ratio" else objective.whole(origin.cost),
+            origin.gone(selected),
+            (lambda choice: trials.score(program, choice)) if trials is not None else None,
+            program.say,
         )
-        kept = kept_indices(program.module, program.discovery.coupling, alive)
-        whole = cost.whole()
-        costs = {
-            "parameters_before": cost.every_param(),
-            "parameters_after": cost.params(alive),
-            "macs_before": cost.macs(whole),
-            "macs_after": cost.macs(alive),
-            "bytes_before": cost.every_byte(),
-            "bytes_after": cost.bytes(alive),
-        }
-        notes: list[str] = []
-        if cost.dropped_params:
-            notes.append(
-                f"{cost.dropped_params:,} parameters are read by nothing in evaluation mode, such "
-                "as auxiliary heads: they are counted before, and left out of the result"
+
+    def _bounds(self, terms: Terms) -> Bounds:
+        mine = {k: getattr(self, k) for k in ("min_keep", "min_ratio", "max_ratio", "round_to")}
+        bounds = Bounds(**{**mine, **terms.bounds})
+        return Bounds(
+            bounds.min_keep, bounds.max_ratio, bounds.round_to, bounds.min_ratio * self.part
+        )
+
+    def _objective(self) -> tuple[str, Objective]:
+        given = dict(self.objective)
+        plain = ("ratio", "params", "macs", "bytes", "activations")
+        given |= {name: v for name in plain if (v := getattr(self, name)) is not None}
+        names = [name for name in given if name in OBJECTIVES]
+        if len(names) != 1:
+            raise SpecError(f"allocate: give exactly one of {', '.join(OBJECTIVES)}")
+        checked(f"allocate.{names[0]}", goal_type(names[0]), given[names[0]])
+        options = {"goal": given.pop(names[0]), **given}
+        return names[0], make_objective(names[0], options)
+
+    def _check(self) -> None:
+        step = 1 if self.round_to == "auto" else self.round_to
+        shares = 0 <= self.min_ratio <= self.max_ratio <= 1
+        if self.min_keep < 1 or step < 1 or not shares or not 0 <= self.part <= 1:
+            raise SpecError(
+                f"allocate: min_keep={self.min_keep} (1 or more), min_ratio={self.min_ratio:g} and "
+                f"max_ratio={self.max_ratio:g} (0 to 1, in this order), round_to={self.round_to} "
+                f"(auto, or 1 or more), part={self.part:g} (0 to 1): one is out of its range"
             )
-        wanted = 1.0 - goal if objective == "ratio" else goal
-        if abs(choice.achieved - wanted) > TOLERANCE * wanted:
-            left = 1.0 - choice.achieved if objective == "ratio" else choice.achieved
-            notes.append(
-                f"objective.{objective}: asked {goal:g}, nearest reachable {left:.4f}: "
-                "the units of the selected targets allow nothing nearer"
-            )
-        if len(plans) and np.all([plan.kept == plan.units for plan in plans]):
-            notes.append("nothing was removed: the bounds or the objective leave nothing to take")
-        return program.with_(alive=alive, plan=Plan(kept, plans), costs=costs).noted(*notes)
+
+
+def planned(program: Program, cost: Cost, choice: Choice) -> Program:
+    """Return a program that knows its origin with the plan and the costs of a choice."""
+    assert program.discovery is not None
+    assert program.origin is not None
+    alive = choice.alive
+    plans = tuple(
+        TargetPlan(t.name, t.kind, len(t), int(alive[t.units].sum()), t.exact, t.why)
+        for t in program.selected
+    )
+    kept = kept_indices(program.module, program.discovery.coupling, alive)
+    costs = _costs(program.origin.cost, cost, choice)
+    program = program.with_(alive=alive, plan=Plan(kept, plans), costs=costs)
+    facts = program.facts | {"planned"}
+    return program.with_(achieved=choice.achieved, facts=facts)
+
+
+def _costs(original: Cost, cost: Cost, choice: Choice) -> dict[str, int]:
+    return {
+        "parameters_before": original.every_param(),
+        "parameters_after": cost.params(choice.alive),
+        "macs_before": original.macs(original.whole()),
+        "macs_after": cost.macs(choice.alive),
+        "bytes_before": original.every_byte(),
+        "bytes_after": cost.bytes(choice.alive),
+        "activation_bytes_before": original.peak_activations(original.whole()),
+        "activation_bytes_after": cost.peak_activations(choice.alive),
+    }
+
+
+def _notes(program: Program, choice: Choice, name: str, objective: Objective) -> list[str]:
+    notes: list[str] = []
+    assert program.origin is not None
+    assert program.plan is not None
+    original, plans = program.origin.cost, program.plan.targets
+    if original.dropped_params:
+        notes.append(
+            f"{original.dropped_params:,} parameters are read by nothing in evaluation mode, such "
+            "as auxiliary heads: they are counted before, and left out of the result"
+        )
+    wanted = 1.0 - objective.sparsity
+    if abs(choice.achieved - wanted) > TOLERANCE * wanted:
+        ratio = name == "ratio"
+        asked, left = (1.0 - wanted, 1.0 - choice.achieved) if ratio else (wanted, choice.achieved)
+        notes.append(
+            f"objective.{name}: asked {asked:g}, nearest reachable {left:.4f}: "
+            "the units of the selected targets allow nothing nearer"
+        )
+    if plans and all(plan.kept == plan.units for plan in plans):
+        notes.append("nothing was removed: the bounds or the objective leave nothing to take")
+    return notes

@@ -10,18 +10,26 @@ import numpy as np
 
 from fxprune.calibration import Calibration
 from fxprune.errors import InputError
-from fxprune.metrics import Evidence, make
+from fxprune.metrics import Evidence, Metric, make
+from fxprune.metrics.normalizing import Normalization, normalized
+from fxprune.metrics.registry import Scores
 from fxprune.pipeline import register
 from fxprune.program import Program, tensors_of
+from fxprune.targets import Target, Terms
 
 
 @register("score")
 @dataclass(frozen=True)
 class Score:
-    """Score every unit of the selected targets by a metric; its options come from a spec."""
+    """Score every unit of the selected targets by a metric; its options come from a spec.
+
+    `normalize` makes the scores of targets comparable: divided by their mean, largest, sum or
+    root of the sum of squares ("l2"), or shifted and scaled to mean 0 and deviation 1 ("standard").
+    """
 
     metric: str = "l2"
     options: Mapping[str, Any] = field(default_factory=dict)
+    normalize: Normalization = "none"
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("coupled",)
@@ -29,21 +37,51 @@ class Score:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with one array of scores a target."""
-        metric, data = make(self.metric, self.options), program.calibration or Calibration()
-        data.require(self.metric, metric.needs)
         if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
             raise InputError(
                 "score: a model on the meta device has no weights to score; it can be analyzed only"
             )
+        terms = program.terms or (Terms(),) * len(program.selected)
+        given = [one.metric or (self.metric, self._options) for one in terms]
+        scores: dict[int, Scores] = {}
+        for number, (name, options) in enumerate(given):
+            if number in scores:
+                continue
+            alike = [k for k, other in enumerate(given) if other == (name, options)]
+            targets = [program.selected[k] for k in alike]
+            scores |= zip(alike, self._scored(program, name, options, targets), strict=True)
+        return program.with_(scores=tuple(scores[k] for k in range(len(given))))
+
+    @property
+    def _options(self) -> Mapping[str, Any]:
+        return {**self.options, "normalize": self.normalize}
+
+    def _scored(
+        self, program: Program, name: str, options: Mapping[str, Any], targets: list[Target]
+    ) -> list[Scores]:
+        options = dict(options)
+        normalize = options.pop("normalize", "none")
+        metric, data = make(name, options), program.calibration or Calibration()
+        data.require(name, metric.needs)
         assert program.discovery is not None
-        coupling = program.discovery.coupling
-        evidence = Evidence(program.module, coupling, program.selected, program.signature, data)
+        evidence = Evidence(
+            program.module,
+            program.discovery.coupling,
+            targets,
+            program.signature,
+            data,
+            program.learned,
+        )
         scores = metric.score(evidence)
-        for target, score in zip(program.selected, scores, strict=True):
-            if np.isnan(score).any():
-                source = "weights" if metric.needs == "nothing" else "weights or activations"
-                raise InputError(
-                    f"score: the {source} of {target.name} hold values that are not a number; "
-                    "repair them, or exclude the target"
-                )
-        return program.with_(scores=tuple(scores))
+        for target, score in zip(targets, scores, strict=True):
+            _check(target, score, metric)
+        return [normalized(score, normalize) for score in scores]
+
+
+def _check(target: Target, score: Scores, metric: Metric) -> None:
+    if np.isnan(score).any():
+        source = "weights" if metric.needs == "nothing" else "weights or activations"
+        raise InputError(
+            f"score: the {source} of {target.name} hold values that are not a number; "
+            "repair them, or exclude the target"
+        )

@@ -47,7 +47,7 @@ RUNS: dict[str, tuple[str, type[fxprune.FxpruneError], str]] = {
     "an unknown pass": ("couple,scor", SpecError, 'unknown pass "scor"; did you mean "score"?'),
     "an unknown option": ("score{metrc=l1}", SpecError, 'option "metrc"; did you mean "metric"?'),
     "a wrong value": ("allocate{ratio=half}", SpecError, "passes.allocate.ratio: 'half'"),
-    "out of range": ("couple,score,allocate{ratio=1.5}", SpecError, "out of its range"),
+    "out of range": ("couple,score,allocate{ratio=1.5}", SpecError, "allocate.ratio: 1.5: inp"),
     "two objectives": ("couple,score,allocate{ratio=0.5,macs=0.5}", SpecError, "exactly one of"),
     "no list": ("couple{", SpecError, "is not a list of passes"),
     "nothing": ("", SpecError, "is not a list of passes"),

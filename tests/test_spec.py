@@ -40,7 +40,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"allocation": {"round_to": 8}},
         {"allocation": {"name": "uniform", "round_to": 8}},
     ),
-    "the one schedule": ({"schedule": "one-shot"}, {"schedule": "one-shot"}),
+    "a schedule": ({"schedule": "agp"}, {"schedule": {"name": "agp"}}),
     "a whole number": ({"objective": {"macs": 1}}, {"objective": {"macs": 1.0}}),
 }
 
@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "half a unit": ({**HALF, "allocation": {"min_keep": 1.5}}, "allocation.min_keep: 1.5"),
     "a share above": ({**HALF, "allocation": {"max_ratio": 2}}, "allocation.max_ratio: 2"),
     "no multiple": ({**HALF, "allocation": {"round_to": 0}}, "allocation.round_to: 0"),
-    "a schedule": ({**HALF, "schedule": "agp"}, "schedule: 'agp': input should be 'one-shot'"),
+    "a schedule": ({**HALF, "schedule": "apg"}, 'unknown schedule "apg"; did you mean "agp"?'),
     "a number for a target": ({**HALF, "target": 3}, "target: 3: a name or a table is needed"),
     "a number for a metric": ({**HALF, "metric": 3}, "metric: 3: a name or a table is needed"),
     "a kind": ({**HALF, "target": "chanel"}, 'unknown kind "chanel"; did you mean "channel"?'),

@@ -1,13 +1,37 @@
-"""Allocators: in which order units leave, over all targets. Every file here is imported."""
+"""Allocators: how much of each target goes. Every file here is imported."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 
-from fxprune.allocators.registry import ALLOCATORS, Allocator, Bounds, Move, allocator, moves_of
+from fxprune.allocators.registry import (
+    ALLOCATORS,
+    Allocator,
+    Bounds,
+    Choice,
+    Key,
+    Move,
+    Problem,
+    Progress,
+    allocator,
+    make,
+    moves_of,
+)
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ALLOCATORS", "Allocator", "Bounds", "Move", "allocator", "moves_of"]
+__all__ = [
+    "ALLOCATORS",
+    "Allocator",
+    "Bounds",
+    "Choice",
+    "Key",
+    "Move",
+    "Problem",
+    "Progress",
+    "allocator",
+    "make",
+    "moves_of",
+]

@@ -1,81 +1,163 @@
-"""Keep the table of allocators, and cut targets into the steps that an allocator orders."""
+"""Keep the table of allocators, what an allocator is given, and the moves it chooses among."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from math import ceil
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from fxprune.guards import Ids
+from fxprune.guards import Ids, Mask
 from fxprune.metrics.registry import Scores
+from fxprune.objectives import Objective
+from fxprune.registry import Registry
 from fxprune.targets import Target
+
+Needs = Literal["nothing", "evaluate"]
+Progress = Literal["units", "largest share"]  # how much a choice removes, where a ratio is asked
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bound what may leave a target.
+    """Bound what may leave a target; shares and `min_keep` are of the original target.
 
-    `min_keep` units stay at least (never fewer than one), at most the share `max_ratio` leaves, and
-    what stays of a pruned target is a multiple of `round_to`.
+    `min_keep` units stay at least (never fewer than one), the share that leaves lies between
+    `min_ratio` and `max_ratio`, and what stays of a pruned target is a multiple of `round_to`.
     """
 
     min_keep: int = 1
     max_ratio: float = 1.0
-    round_to: int = 1
+    round_to: int | Literal["auto"] = "auto"
+    min_ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """Remove some units of one target at once: the least step that its bounds allow.
 
-    `share` is the share of the target gone after the move, `score` the highest score that leaves.
+    `share` is the share of the *original* target gone after the move, `score` the highest score
+    that leaves, and `due` says that the bounds of the target ask for it.
     """
 
     target: int
     units: Ids
     share: float
     score: float
+    due: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold which variables stay (`alive`, `[variables]`) and the share of the objective kept.
+
+    `counts[k]` are the moves made of target `k`, where it was moves that made the choice.
+    """
+
+    alive: Mask
+    achieved: float
+    counts: tuple[int, ...] = ()
+
+
+Key = Callable[[Move], float]  # moves are made in ascending order, each target's own in place
+
+
+class Problem(Protocol):
+    """What an allocator is given: targets with their scores, a goal to meet, and an evaluator."""
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """Return the targets that may lose units."""
+
+    @property
+    def scores(self) -> Sequence[Scores]:
+        """Return one array `[units]` for each target, higher for what matters more."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Return how many units each target had in the original model."""
+
+    @property
+    def objective(self) -> Objective:
+        """Return the goal of this step; `1 - objective.sparsity` is the share to keep."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Return the roundings to try, the coarsest first: (8, 4, 2, 1), or one."""
+
+    def meet(self, key: Key, progress: Progress = "units") -> Choice:
+        """Make moves in the order of `key` until the goal is met, at the coarsest rounding."""
+
+    def moves(self, step: int) -> list[list[Move]]:
+        """Return the moves of each target in their order, at a rounding."""
+
+    def choice(self, moves: Sequence[Move]) -> Choice:
+        """Return the choice that some moves amount to, with the share of the objective kept."""
+
+    def near(self, choice: Choice) -> bool:
+        """Tell whether a choice meets the goal within the tolerance of one per cent."""
+
+    def evaluate(self, choice: Choice) -> float:
+        """Return what the user's `evaluate` says of the pruned model; it is asked only once."""
+
+    def say(self, text: str) -> None:
+        """Show the user how the search goes on."""
 
 
 class Allocator(Protocol):
-    """Order moves: those that leave first come first."""
+    """Choose how much of each target goes, so that the objective is met."""
 
-    def order(self, moves: Sequence[Move], scores: Sequence[Scores]) -> list[Move]:
-        """Return the moves in the order in which they are made, each target's own in place."""
+    needs: ClassVar[Needs]
 
-    def progress(self, made: Sequence[Move], units: int) -> float:
-        """Return the sparsity ratio that the moves made so far amount to, of `units` in all."""
-
-
-ALLOCATORS: dict[str, type[Allocator]] = {}
-A = TypeVar("A", bound=type[Allocator])
+    def choose(self, problem: Problem) -> Choice:
+        """Return the choice; raises ObjectiveError where the goal is out of reach."""
 
 
-def allocator(name: str) -> Callable[[A], A]:
-    """Register a frozen dataclass as the allocator `name`."""
-
-    def decorate(cls: A) -> A:
-        ALLOCATORS[name] = cls
-        return cls
-
-    return decorate
+ALLOCATORS = Registry("allocation")
+allocator = ALLOCATORS.register
 
 
-def moves_of(targets: Sequence[Target], scores: Sequence[Scores], bounds: Bounds) -> list[Move]:
-    """Cut every target into moves, least important units first."""
+def make(name: str, options: Mapping[str, Any]) -> Allocator:
+    """Return the allocator `name` with the options of a specification."""
+    bounds = [field.name for field in fields(Bounds)]
+    made: Allocator = ALLOCATORS.make(name, options, beside=bounds)
+    return made
+
+
+def moves_of(
+    targets: Sequence[Target],
+    scores: Sequence[Scores],
+    bounds: Sequence[Bounds],
+    sizes: Sequence[int],
+    step: int,
+) -> list[list[Move]]:
+    """Cut every target into moves, least important units first; `step` is what "auto" stands for.
+
+    `sizes` are the units that each target had in the original model.
+    """
+    return [
+        _moves(k, target, score, bound, size, step if bound.round_to == "auto" else bound.round_to)
+        for k, (target, score, bound, size) in enumerate(
+            zip(targets, scores, bounds, sizes, strict=True)
+        )
+    ]
+
+
+def _moves(
+    k: int, target: Target, score: Scores, bound: Bounds, size: int, step: int
+) -> list[Move]:
+    n, before = len(target), max(size, len(target)) - len(target)
+    whole = n + before
+    order = np.argsort(score, kind="stable")
+    units, ranked = target.units[order], score[order].tolist()
+    floor = max(1, bound.min_keep, ceil(whole * (1.0 - bound.max_ratio) - 1e-9))
+    first = n % step or step
     moves: list[Move] = []
-    for k, (target, score) in enumerate(zip(targets, scores, strict=True)):
-        n = len(target)
-        order = np.argsort(score, kind="stable")
-        units, ranked = target.units[order], score[order].tolist()
-        floor = max(1, bounds.min_keep, ceil(n * (1.0 - bounds.max_ratio) - 1e-9))
-        step = bounds.round_to
-        first = n % step or step
-        gone = 0
-        while n - gone - (size := first if gone == 0 else step) >= floor:
-            gone += size
-            moves.append(Move(k, units[gone - size : gone], gone / n, ranked[gone - 1]))
+    gone = 0
+    while n - gone - (cut := first if gone == 0 else step) >= floor:
+        due = (gone + before) / whole < bound.min_ratio - 1e-9
+        gone += cut
+        share = (gone + before) / whole
+        moves.append(Move(k, units[gone - cut : gone], share, ranked[gone - 1], due))
     return moves

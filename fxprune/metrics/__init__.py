@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from fxprune.metrics.registry import METRICS, Evidence, Metric, make, metric
+from fxprune.metrics.registry import METRICS, Evidence, Learner, Metric, make, metric
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METRICS", "Evidence", "Metric", "make", "metric"]
+__all__ = ["METRICS", "Evidence", "Learner", "Metric", "make", "metric"]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args, get_type_hints
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from torch import fx
 
 from fxprune.calibration import Calibration
-from fxprune.errors import SpecError
-from fxprune.pipeline import unknown
 from fxprune.program import Signature
+from fxprune.registry import Registry
 from fxprune.rules.site import Coupling
 from fxprune.targets import Target
 
@@ -27,7 +26,8 @@ Reduction: TypeAlias = Literal["sum", "mean", "first", "max"]
 class Evidence:
     """Hold what a metric looks at: the captured graph, its coupling and the targets to score.
 
-    `calibration` holds the data that the metric `needs`; `signature` says how the graph is called.
+    `calibration` holds the data that the metric `needs`; `signature` says how the graph is called;
+    `learned` is what a `Learner` wrote down during fine-tuning.
     """
 
     module: fx.GraphModule
@@ -35,6 +35,7 @@ class Evidence:
     targets: Sequence[Target]
     signature: Signature
     calibration: Calibration
+    learned: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Metric(Protocol):
@@ -46,21 +47,34 @@ class Metric(Protocol):
         """Return one array of shape `[units]` for each target."""
 
 
-METRICS: dict[str, type[Any]] = {}
-M = TypeVar("M", bound=type[Any])
+Learned = MutableMapping[str, torch.Tensor]
 
 
-def metric(name: str) -> Callable[[M], M]:
-    """Register a frozen dataclass as the metric `name`."""
+@runtime_checkable
+class Learner(Protocol):
+    """A metric that learns while the module is fine-tuned (it `needs` "training").
 
-    def decorate(cls: M) -> M:
-        METRICS[name] = cls
-        return cls
+    What it learns are tensors by `quantity:parameter`, of the parameter's shape: they are cut with
+    the parameter when units leave, and saved in checkpoints.
+    """
 
-    return decorate
+    def watched(self, module: fx.GraphModule) -> list[str]:
+        """Return the names of the parameters to observe, of a captured graph."""
+
+    def observe(self, name: str, parameter: torch.nn.Parameter, learned: Learned) -> None:
+        """Look at a parameter whose gradient a backward pass has just completed; may change it."""
+
+    def settle(
+        self, name: str, parameter: torch.Tensor, keep: torch.Tensor, learned: Learned
+    ) -> None:
+        """Take note, between fine-tunings, of what would be kept: `keep` is bool, of its shape."""
 
 
-def make(name: str, options: Mapping[str, Any]) -> Metric:
+METRICS = Registry("metric")
+metric = METRICS.register
+
+
+def make(name: str, options: Mapping[str, Any], where: str = "metric") -> Metric:
     """Return the metric `name` with the options of a specification.
 
     Raises SpecError with the path inside the spec, the value and what is legal.
@@ -68,27 +82,5 @@ def make(name: str, options: Mapping[str, Any]) -> Metric:
     >>> make("random", {"seed": 3})
     Random(seed=3)
     """
-    cls = METRICS.get(name)
-    if cls is None:
-        raise SpecError(f"metric: {unknown('metric', name, METRICS)}")
-    known = [field.name for field in fields(cls)]
-    types = get_type_hints(cls)
-    for key, value in options.items():
-        if key not in known:
-            raise SpecError(f"metric: {unknown(f'option of {name}', key, known)}")
-        _check(f"metric.{key}", types[key], value)
-    made: Metric = cls(**options)
+    made: Metric = METRICS.make(name, options, where)
     return made
-
-
-def _check(place: str, wanted: Any, value: Any) -> None:
-    choices = get_args(wanted)
-    if isinstance(value, str) and choices and all(isinstance(one, str) for one in choices):
-        if value not in choices:
-            raise SpecError(f"{place}: {unknown('value', value, choices)}")
-        return
-    try:
-        TypeAdapter(wanted).validate_python(value, strict=True)
-    except ValidationError as error:
-        text = error.errors()[0]["msg"]
-        raise SpecError(f"{place}: {value!r}: {text[:1].lower()}{text[1:]}") from None

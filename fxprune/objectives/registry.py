@@ -1,36 +1,65 @@
-"""Keep the table of objectives by name."""
+"""Keep the table of objectives by name, and what an objective says."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+
+from pydantic import Field
 
 from fxprune.cost import Cost
 from fxprune.guards import Mask
+from fxprune.registry import Registry
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+O = TypeVar("O", bound="Objective")  # noqa: E741
 
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Measure a choice of units against the share `goal` that is to be kept: 1 is the whole."""
+    """Say how much of a cost of the original model is to be kept: the share `goal`, 1 the whole.
 
-    goal: float
+    A new objective is a frozen dataclass with `count` and a name: `@objective("latency")`. Other
+    fields are its options, which stand beside its name in the specification.
+    """
+
+    goal: Share
+    unit: ClassVar[str] = ""  # what `count` counts, for people to read
 
     @abstractmethod
-    def measure(self, cost: Cost, alive: Mask, gone: float) -> float:
-        """Return the share that is left; `gone` is the sparsity ratio of the choice."""
+    def count(self, cost: Cost, alive: Mask) -> float:
+        """Return the cost of what is alive."""
+
+    def whole(self, cost: Cost) -> float:
+        """Return the cost of the whole model."""
+        return self.count(cost, cost.whole())
+
+    @property
+    def sparsity(self) -> float:
+        """Return the share that is to go."""
+        return 1.0 - self.goal
+
+    def at(self: O, sparsity: float) -> O:
+        """Return the same objective at another sparsity, as a step of a schedule asks."""
+        return replace(self, goal=1.0 - sparsity)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {}
-T = TypeVar("T", bound=type[Objective])
+OBJECTIVES = Registry("objective")
+objective = OBJECTIVES.register
 
 
-def objective(name: str) -> Callable[[T], T]:
-    """Register a frozen dataclass as the objective `name`."""
+def goal_type(name: str) -> Any:
+    """Return the type that the goal of an objective has."""
+    return get_type_hints(OBJECTIVES[name], include_extras=True)["goal"]
 
-    def decorate(cls: T) -> T:
-        OBJECTIVES[name] = cls
-        return cls
 
-    return decorate
+def make(name: str, options: Mapping[str, Any]) -> Objective:
+    """Return the objective `name` with the options of a specification.
+
+    >>> make("macs", {"goal": 0.5}).sparsity
+    0.5
+    """
+    made: Objective = OBJECTIVES.make(name, options)
+    return made

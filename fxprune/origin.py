@@ -1,0 +1,70 @@
+"""What a program was before anything was removed: schedules and bounds are stated in its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from fxprune.cost import Cost
+from fxprune.guards import Mask
+from fxprune.plan import TargetPlan
+from fxprune.targets import Discovery, Target
+
+Kept = Mapping[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Hold the original discovery, the targets selected of it, and its cost."""
+
+    discovery: Discovery
+    selected: tuple[Target, ...]
+    cost: Cost
+
+    def of(self, target: Target) -> Target:
+        """Return the original of a target of the smaller model.
+
+        It is found by footprint and kind, else by name; a target without an original is its own.
+        """
+        found = self._known.get(_place(target)) or self._known.get(target.name)
+        return found if found is not None and len(found) >= len(target) else target
+
+    @cached_property
+    def _known(self) -> dict[object, Target]:
+        known: dict[object, Target] = {}
+        for target in self.discovery.targets:
+            known.setdefault(_place(target), target)
+            known.setdefault(target.name, target)
+        return known
+
+    def gone(self, selected: Sequence[Target]) -> int:
+        """Return the units lost by selected targets of which a single unit is left, and no choice.
+
+        Such targets are no longer among those that the smaller model offers.
+        """
+        here = {id(self.of(target)) for target in selected}
+        return sum(len(target) - 1 for target in self.selected if id(target) not in here)
+
+    def alive(self, kept: Kept) -> Mask:
+        """Return which variables some kept index of some parameter still needs, `[variables]`."""
+        alive = np.zeros(self.discovery.coupling.guards.size, dtype=bool)
+        for axis in self.discovery.axes:
+            if axis.name in kept:
+                alive[axis.guard[kept[axis.name][axis.dim].numpy()]] = True
+        return alive
+
+    def plans(self, kept: Kept) -> tuple[TargetPlan, ...]:
+        """Return what became of every selected target."""
+        alive = self.alive(kept)
+        return tuple(
+            TargetPlan(t.name, t.kind, len(t), int(alive[t.units].sum()), t.exact, t.why)
+            for t in self.selected
+        )
+
+
+def _place(target: Target) -> object:
+    return frozenset(target.footprint), target.kind

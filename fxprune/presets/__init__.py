@@ -1,0 +1,37 @@
+"""Presets: published algorithms as specifications, one TOML file each, named after the file."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from fxprune.errors import SpecError
+from fxprune.pipeline import unknown
+
+
+def names() -> list[str]:
+    """Return the names of all presets."""
+    files = resources.files(__name__).iterdir()
+    return sorted(one.name.removesuffix(".toml") for one in files if one.name.endswith(".toml"))
+
+
+def text(name: str) -> str:
+    """Return the file of a preset: its paper in comments, and the specification.
+
+    Raises SpecError where there is none of that name.
+    """
+    if name not in names():
+        raise SpecError(
+            f"spec: {unknown('preset', name, names())}. A file's name ends in .toml, .yaml or .json"
+        )
+    return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return the specification of a preset as plain data.
+
+    >>> read("l2")["metric"]
+    'l2'
+    """
+    return tomllib.loads(text(name))

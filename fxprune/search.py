@@ -1,0 +1,188 @@
+"""Search how many of the ordered moves meet an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice, product
+from math import prod
+from typing import Protocol
+
+from fxprune.allocators import Choice, Key, Move, Progress
+from fxprune.errors import ObjectiveError
+from fxprune.objectives import Objective
+
+TOLERANCE = 0.01  # relative: what was asked is met within one per cent
+TRIALS = 2048  # choices tried in which two targets differ, to land within the tolerance
+REACH = 8  # moves by which either may differ
+
+
+class Measured(Protocol):
+    """What a search asks of a budget."""
+
+    @property
+    def objective(self) -> Objective:
+        """Return the goal, with what it counts."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the objective."""
+
+    @property
+    def whole(self) -> float:
+        """Return the cost of the original model."""
+
+    def choice(self, moves: Sequence[Move]) -> Choice:
+        """Return the choice that moves amount to."""
+
+    def near(self, choice: Choice) -> bool:
+        """Tell whether a choice meets the goal."""
+
+    def progress(self, moves: Sequence[Move], kind: Progress) -> float:
+        """Return the sparsity ratio that moves amount to."""
+
+
+class Search:
+    """Search the prefix of the ordered moves that meets the objective."""
+
+    def __init__(self, budget: Measured, by_target: list[list[Move]], key: Key) -> None:
+        self._budget = budget
+        self._goal = 1.0 - budget.objective.sparsity
+        self._by_target = by_target
+        self._moves = _ordered(by_target, key)
+        self._due = sum(move.due for move in self._moves)
+        self._least = [sum(move.due for move in listed) for listed in by_target]
+        self._recent = list(dict.fromkeys(move.target for move in reversed(self._moves)))
+
+    def meet(self) -> Choice:
+        """Return the choice nearest to the goal; raises ObjectiveError where none is near."""
+        name, due = self._budget.name, self._moves[: self._due]
+        if not self._budget.whole:
+            raise ObjectiveError(f"objective.{name}: the model has no {name}; choose another")
+        if (first := self._measure(due)).achieved <= self._goal + 1e-9:
+            return first
+        least = self._measure(self._moves)
+        if least.achieved > self._goal * (1 + TOLERANCE) + 1e-9:
+            raise ObjectiveError(
+                f"objective.{name}: the selected targets can go down to {least.achieved:.3f}, and "
+                f"{self._goal:g} was asked; ask for no less, or select more targets"
+            )
+        rest = self._moves[self._due :]
+        prefix = [*due, *rest[: self._fewest(due, rest)]]
+        if prefix and not self._near(self._measure(prefix)):
+            prefix = self._around(prefix)
+        return self._refine(prefix)
+
+    def _fewest(self, made: list[Move], rest: Sequence[Move]) -> int:
+        """Return how many moves of `rest` after those made meet the goal: all, where none do."""
+        low, high = 0, len(rest)
+        while low < high:
+            middle = (low + high) // 2
+            tried = self._measure([*made, *rest[:middle]])
+            if tried.achieved <= self._goal + 1e-9:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+    def _around(self, prefix: list[Move]) -> list[Move]:
+        """Go on without the coarse target whose last move overshot the goal, if that is nearer."""
+        coarse = prefix[-1].target
+        rest = [move for move in self._moves[len(prefix) :] if move.target != coarse]
+        other = prefix[:-1] + rest[: self._fewest(prefix[:-1], rest)]
+        offs = [self._off(self._measure(moves)) for moves in (prefix, other)]
+        return prefix if offs[0] <= offs[1] else other
+
+    def ratio(self, progress: Progress) -> Choice:
+        """Make as many moves as keep the sparsity ratio at or below what was asked.
+
+        Raises ObjectiveError where all of them remove less than that.
+        """
+        sparsity, budget = self._budget.objective.sparsity, self._budget
+        most = budget.progress(self._moves, progress)
+        if most < sparsity * (1 - TOLERANCE) - 1e-9:
+            raise ObjectiveError(
+                f"objective.ratio: the selected targets can lose {most:.3f} of their units within "
+                f"their bounds, and {sparsity:g} was asked; ask for no more, or relax min_keep, "
+                "max_ratio and round_to"
+            )
+        low, high = self._due, len(self._moves)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if budget.progress(self._moves[:middle], progress) <= sparsity + 1e-9:
+                low = middle
+            else:
+                high = middle - 1
+        choice = budget.choice(self._moves[:low])
+        gone = budget.progress(self._moves[:low], progress)
+        return Choice(choice.alive, 1.0 - gone, choice.counts)
+
+    def _refine(self, prefix: Sequence[Move]) -> Choice:
+        """Step single moves, then look at pairs ever further apart, until the goal is near."""
+        best = self._measure(prefix)
+        made, stepped = list(best.counts), True
+        while stepped and not self._near(best):
+            stepped = False
+            for changed in self._singles(made, 1):
+                tried = self._measure(self._made(changed))
+                if self._off(tried) < self._off(best):
+                    best, made, stepped = tried, changed, True
+                    break
+        for changed in islice(self._others(made), TRIALS):
+            if self._near(best):
+                break
+            best = min(best, self._measure(self._made(changed)), key=self._off)
+        return best
+
+    def _made(self, counts: Sequence[int]) -> list[Move]:
+        return [m for listed, n in zip(self._by_target, counts, strict=True) for m in listed[:n]]
+
+    def _singles(self, made: list[int], step: int) -> Iterator[list[int]]:
+        """Yield the choices `step` moves of one target away, the last moves of the order first."""
+        for target in self._recent:
+            for delta in (-step, step):
+                wanted = made[target] + delta
+                if self._least[target] <= wanted <= len(self._by_target[target]):
+                    yield [n + delta * (k == target) for k, n in enumerate(made)]
+
+    def _others(self, made: list[int]) -> Iterator[list[int]]:
+        """Yield every choice where there are few, the nearest first, and else those in pairs."""
+        ranges = [
+            range(least, len(listed) + 1)
+            for least, listed in zip(self._least, self._by_target, strict=True)
+        ]
+        if prod(map(len, ranges)) > TRIALS:
+            return self._pairs(made)
+
+        def distance(other: Sequence[int]) -> int:
+            return sum(abs(a - b) for a, b in zip(made, other, strict=True))
+
+        return iter(sorted(map(list, product(*ranges)), key=distance))
+
+    def _pairs(self, made: list[int]) -> Iterator[list[int]]:
+        """Yield the choices in which two targets differ, the smaller differences first."""
+        for reach in range(1, REACH):
+            for step in range(1, reach + 1):
+                for first in self._singles(made, reach):
+                    yield from self._singles(first, step)
+
+    def _measure(self, made: Sequence[Move]) -> Choice:
+        return self._budget.choice(made)
+
+    def _off(self, choice: Choice) -> float:
+        return abs(choice.achieved - self._goal)
+
+    def _near(self, choice: Choice) -> bool:
+        return self._budget.near(choice)
+
+
+def _ordered(by_target: Sequence[Sequence[Move]], key: Key) -> list[Move]:
+    """Return all moves in ascending order of `key`, those that are due first.
+
+    A target's own moves keep their places: a later one is never cheaper than an earlier.
+    """
+    keyed = [
+        (not move.due, value, move)
+        for listed in by_target
+        for move, value in zip(listed, accumulate(map(key, listed), max), strict=True)
+    ]
+    return [move for *_, move in sorted(keyed, key=lambda one: one[:2])]

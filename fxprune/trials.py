@@ -1,0 +1,140 @@
+"""Try choices: score them with the caller's evaluator, each only once, and remember the scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fxprune import ranks
+from fxprune.allocators import Choice
+from fxprune.errors import CallbackError, CheckpointError, FxpruneError, first_line
+from fxprune.masking import owned, zeroed
+from fxprune.plan import Plan
+from fxprune.program import Program, tensors_of
+from fxprune.restoration import restore
+from fxprune.shrinking import kept_indices, shrink
+
+Evaluate = Callable[[torch.nn.Module], float]
+
+
+class Trials:
+    """Score choices by `evaluate(module) -> float`, higher is better.
+
+    Where every removal is exact, the candidate is the whole model with its dropped units at zero,
+    which takes no building; else it is the shrunk model. `memory` is a file of one JSON line a
+    score: a search that was killed reads it and goes on.
+    """
+
+    def __init__(self, evaluate: Evaluate, memory: Path | None = None) -> None:
+        if not callable(evaluate):
+            raise CallbackError(f"evaluate: a function of the module is needed, not {evaluate!r}")
+        self._evaluate = evaluate
+        self._memory = memory
+        self._known = _remembered(memory) if memory is not None else {}
+        self._program: Program | None = None
+        self._module: torch.nn.Module | None = None
+        self._state: dict[str, torch.Tensor] = {}
+        self._print = ""
+        self.asked = 0  # how often the evaluator has been called
+
+    def of(self, module: torch.nn.Module) -> float:
+        """Return what the evaluator says of a module: a finite number."""
+        module.eval()
+        try:
+            value = float(self._evaluate(module))
+        except FxpruneError:
+            raise
+        except Exception as error:
+            raise CallbackError(
+                f"evaluate: it raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        self.asked += 1
+        value = ranks.mean(value)
+        if not math.isfinite(value):
+            raise CallbackError(f"evaluate: it returned {value}; a finite number is needed")
+        return value
+
+    def score(self, program: Program, choice: Choice) -> float:
+        """Return what the evaluator says of a program of which only the choice is kept."""
+        self._prepare(program)
+        assert program.discovery is not None
+        kept = kept_indices(program.module, program.discovery.coupling, choice.alive)
+        key = self._key(kept)
+        if key not in self._known:
+            cut = [t for t in program.selected if not choice.alive[t.units].all()]
+            exact = all(target.exact for target in cut)
+            plan = Plan(kept)
+            value = self._masked(plan) if exact else self._shrunk(program, choice, plan)
+            self._known[key] = value
+            self._write(key, value)
+        return self._known[key]
+
+    def _prepare(self, program: Program) -> None:
+        if self._program is not None and self._program.module is program.module:
+            return
+        self._program, self._module = program, None
+        self._print = fingerprint(program.module)
+
+    def _masked(self, plan: Plan) -> float:
+        assert self._program is not None
+        if self._module is None:
+            self._module = restore(owned(self._program.module), training=False)
+            self._state = {k: v.clone() for k, v in self._module.state_dict().items()}
+        parameters = dict(self._module.named_parameters(remove_duplicate=False))
+        try:
+            with torch.no_grad():
+                for name, zero in zeroed(self._program.module, plan).items():
+                    parameters[name].copy_(zero)
+            return self.of(self._module)
+        finally:
+            self._module.load_state_dict(self._state)
+
+    def _shrunk(self, program: Program, choice: Choice, plan: Plan) -> float:
+        assert program.discovery is not None
+        small = shrink(program.module, program.discovery.coupling, choice.alive, plan.kept)
+        return self.of(restore(small, training=False))
+
+    def _key(self, kept: dict[str, tuple[torch.Tensor, ...]]) -> str:
+        digest = hashlib.sha256(self._print.encode())
+        for name in sorted(kept):
+            for index in kept[name]:
+                digest.update(index.numpy().tobytes() + b"|")
+        return digest.hexdigest()
+
+    def _write(self, key: str, value: float) -> None:
+        if self._memory is not None:
+            with self._memory.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps([key, value]) + "\n")
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Return a hash of the names, shapes and values of all tensors of a module."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors_of(module).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        data = tensor.detach().cpu().contiguous()
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _remembered(memory: Path) -> dict[str, float]:
+    if not memory.exists():
+        return {}
+    known: dict[str, float] = {}
+    lines = memory.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        try:
+            key, value = json.loads(line)
+            known[str(key)] = float(value)
+        except (ValueError, TypeError):
+            if number == len(lines) - 1:
+                break  # the line that was being written when the search was killed
+            raise CheckpointError(
+                f"{memory}: line {number + 1} is no score; delete the file to search anew"
+            ) from None
+    return known

@@ -1,0 +1,73 @@
+"""Let metrics learn while the caller's own loop fine-tunes: through the gradients it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import fx, nn
+
+from fxprune.metrics.registry import Learned, Learner
+
+
+@contextmanager
+def watching(
+    learners: Sequence[Learner], graph: fx.GraphModule, module: nn.Module, learned: Learned
+) -> Iterator[None]:
+    """Show each learner every gradient of the parameters it watches while the body runs.
+
+    It sees a gradient when a backward pass has completed it, before the optimizer steps.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    handles = [
+        parameters[name].register_post_accumulate_grad_hook(_hook(learner, name, learned))
+        for learner in learners
+        for name in dict.fromkeys(learner.watched(graph))
+        if name in parameters and parameters[name].requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(learner: Learner, name: str, learned: Learned) -> Callable[[torch.Tensor], None]:
+    def observe(parameter: torch.Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        with torch.no_grad():
+            learner.observe(name, parameter, learned)
+
+    return observe
+
+
+def settled(
+    learners: Sequence[Learner],
+    graph: fx.GraphModule,
+    tensors: Mapping[str, torch.Tensor],
+    kept: Mapping[str, tuple[torch.Tensor, ...]],
+    learned: Learned,
+) -> None:
+    """Tell each learner what would be kept now of every parameter it watches."""
+    for learner in learners:
+        for name in dict.fromkeys(learner.watched(graph)):
+            if name in tensors and name in kept:
+                keep = torch.ones(tensors[name].shape, dtype=torch.bool)
+                for dim, index in enumerate(kept[name]):
+                    gone = torch.ones(keep.shape[dim], dtype=torch.bool)
+                    gone[index] = False
+                    keep.index_fill_(dim, gone.nonzero().flatten(), False)
+                with torch.no_grad():
+                    learner.settle(name, tensors[name].detach(), keep, learned)
+
+
+def cut(learned: Learned, kept: Mapping[str, tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+    """Return what was learned, cut like the parameters that it is about."""
+    smaller: dict[str, torch.Tensor] = {}
+    for key, tensor in learned.items():
+        for dim, index in enumerate(kept.get(key.partition(":")[2], ())):
+            if tensor.ndim > dim and len(index) != tensor.shape[dim]:
+                tensor = tensor.index_select(dim, index.to(tensor.device))
+        smaller[key] = tensor
+    return smaller
