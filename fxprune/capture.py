@@ -1,4 +1,4 @@
-"""Turn a model into an ATen graph with `torch.export`, the caller's model untouched."""
+"""Turn a model into an ATen graph as `torch.export` has it, the caller's model untouched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -18,9 +19,10 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError, first_line
 from fxprune.garbage import uncollected
-from fxprune.program import Program, Signature, attribute, emptied, set_tensor
-from fxprune.regions import inline_regions
+from fxprune.program import Program, Signature
+from fxprune.recording import record
 from fxprune.training_only import attach, watched
+from fxprune.unlifting import effect, unlifted
 
 ALONE = threading.RLock()  # while a model is captured, the class of all modules is watched
 
@@ -44,8 +46,12 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
         inputs = (known.args, known.kwargs)  # a pruned module brings its own
     args, kwargs = arguments(inputs)
     with ALONE, uncollected(), evaluating(model) as training, quiet(), watched(model) as readers:
-        exported, signature, notes = _export(model, args, kwargs)
-    program = _program(exported, Signature(**{**signature, "training": training}), notes)
+        program = _recorded(model, args, kwargs)
+        if program is None:
+            readers.clear()
+            exported, signature, notes = _export(model, args, kwargs)
+            program = Program(unlifted(exported), Signature(**signature), notes=notes)
+    program = program.with_(signature=replace(program.signature, training=training))
     attach(program.module.graph, model)
     program.module.recompile()
     return program.noted(*_unseen(program.module.graph, model, readers))
@@ -112,6 +118,23 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def _recorded(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Program | None:
+    """Record the graph that the exporter would write, or return nothing where that is not sure."""
+    args, kwargs, batch = widened(args, kwargs)
+    if batch is None:
+        return None
+    signature = Signature(args, kwargs, led(args, kwargs, batch), batch)
+    try:
+        with torch.enable_grad():  # so that what stops gradients shows
+            module = record(model, signature)
+    except Exception:  # Refused, or the model's own, which the exporter explains
+        return None
+    module.graph.eliminate_dead_code(is_impure_node=effect)
+    return Program(module, signature)
 
 
 def _export(
@@ -239,52 +262,6 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
     )
     _, found, notes = _settled(exported, tuple(args), dict(kwargs), batch or 1)
     notes = notes and ("the batch size is fixed: the program was exported so",)
-    return _program(exported, Signature(**found), notes)
-
-
-def _program(exported: ExportedProgram, signature: Signature, notes: tuple[str, ...]) -> Program:
     with quiet():
-        module = exported.module(check_guards=False)
-    _share(exported, module)
-    inline_regions(module)
-    module.graph.eliminate_dead_code(is_impure_node=_effect)
-    return Program(_plain(module), signature, notes=tuple(notes))
-
-
-def _effect(node: fx.Node) -> bool:
-    """Tell the nodes that stay without being used: inputs, the output, writes, tensors read."""
-    if node.op in ("placeholder", "output"):
-        return True
-    target = node.target
-    writes = isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-    return node.op == "call_function" and writes
-
-
-def _share(exported: ExportedProgram, module: torch.nn.Module) -> None:
-    """Give tensors that the model shares under several names one identity again."""
-    first: dict[int, Any] = {}
-    for name, tensor in exported.state_dict.items():
-        owner_path, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(owner_path) if owner_path else module
-        kept = first.setdefault(id(tensor), getattr(owner, leaf, tensor))
-        if isinstance(kept, torch.nn.Parameter):
-            owner.register_parameter(leaf, kept)
-        elif leaf in owner._buffers:
-            owner._buffers[leaf] = kept
-
-
-def _plain(module: fx.GraphModule) -> fx.GraphModule:
-    """Return the graph in a module class of its own, without the exporter's hooks and guards."""
-    plain = emptied(module)
-    persistent = set(module.state_dict())
-    named = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            named.setdefault(str(node.target), attribute(module, str(node.target)))
-    for name, tensor in named.items():
-        set_tensor(plain, name, tensor, persistent=name in persistent)
-    plain.recompile()
-    return plain
+        module = unlifted(exported)
+    return Program(module, Signature(**found), notes=notes)

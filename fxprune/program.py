@@ -162,6 +162,11 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
     for old, new in values.items():
         new.meta = dict(old.meta)
     graph._codegen = module.graph._codegen
+    return vacant(graph)
+
+
+def vacant(graph: fx.Graph) -> fx.GraphModule:
+    """Return a module of a graph and none of its tensors, yet to be recompiled."""
     bare = fx.GraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
     bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
     return bare

@@ -1,0 +1,162 @@
+"""The quick recording of a forward is the graph that torch.export writes, or it is refused."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from fxprune import capture as capturing
+from fxprune.capture import capture
+from fxprune.program import source_line
+from fxprune.standing import Refused
+from tests.networks.test_structures import NETWORKS
+from tests.test_capture import MODELS
+from tests.test_restore import MODELS as RESTORED
+
+REFUSED = {  # each with the word that says why
+    "ListedChannels": "computed",
+    "Cell": "computed",
+    "Gru": "computed",
+    "Projected": "computed",
+    "Recurrent": "computed",
+    "Rnn": "computed",
+    "Film": "Eq",
+    "NestedOutputs": "Eq",
+    "Rotary": "region",
+    "any number of tensors": "nested",
+    "an argument left out": "result",
+    "arguments and keywords": "Eq",
+    "a keyword of None": "result",
+    "nested inputs and outputs": "nested",
+    "buffers and constants": "computed",
+    "writes in place": "writes",
+    "a counter": "writes",
+    "autocast": "region",
+    "sequence": "computed",
+    "shared": "paths",
+}
+CASES: dict[str, Any] = {
+    **{network.__name__: lambda network=network: _given(network()) for network in NETWORKS},
+    **{name: lambda make=make, x=x: (make(), x) for name, (make, x) in MODELS.items()},
+    **{name: lambda make=make, x=x: (make(), x()) for name, (make, x) in RESTORED.items()},
+}
+
+
+def _given(network: Any) -> tuple[nn.Module, Any]:
+    return network, network.inputs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_recording_is_the_export(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, inputs = CASES[name]()
+    said = _watch(monkeypatch)
+    quick = capture(model, inputs)
+    assert bool(said) == (name in REFUSED), said
+    if said:
+        assert REFUSED[name] in said[0]
+        return
+    monkeypatch.setattr(capturing, "_recorded", lambda *_: None)
+    slow = capture(model, inputs)
+    assert _described(quick.module.graph) == _described(slow.module.graph)
+    assert quick.module.graph._codegen.pytree_info == slow.module.graph._codegen.pytree_info
+    assert set(quick.module.state_dict()) == set(slow.module.state_dict())
+    assert (quick.signature.dynamic, quick.signature.batch, quick.notes) == (
+        *(slow.signature.dynamic, slow.signature.batch, slow.notes),
+    )
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    record = capturing.record
+
+    def watched(*given: Any) -> Any:
+        try:
+            return record(*given)
+        except Exception as error:
+            said.append(str(error))
+            raise
+
+    monkeypatch.setattr(capturing, "record", watched)
+    return said
+
+
+def _described(graph: fx.Graph) -> list[Any]:
+    """Return a graph without the names of its nodes and the places of its sizes."""
+    place: dict[fx.Node, Any] = {}
+    found: list[Any] = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    for node in graph.nodes:
+        args = fx.node.map_aggregate(node.args, lambda a: place[a] if isinstance(a, fx.Node) else a)
+        if node.op in ("get_attr", "placeholder"):
+            place[node] = f"{node.op} {node.target}"
+        elif str(node.target) == "aten.sym_size.int" or node.target is operator.mul:
+            place[node] = f"{node.target} {args}"
+            continue
+        else:
+            place[node] = f"%{len(found)}"
+        stack = [at for at, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        line = source_line(node) if node.op == "call_function" else ""
+        found.append((str(node.target), str(args), str(node.kwargs), _shapes(node), stack, line))
+    return found
+
+
+def _shapes(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return [
+        ([n if isinstance(n, int) else "batch" for n in part.shape], part.dtype, part.device)
+        for part in parts
+        if isinstance(part, torch.Tensor)
+    ]
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, list[Any]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(x)
+        self.late = x
+        return x + 1
+
+
+class Asking(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] > 3 else x * 3
+
+
+class Writing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x[:, 0].mul_(2)
+        return x + 1
+
+
+class Halving(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(x.shape[0] // 2, 2, -1).sum(1)
+
+
+class Fixed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.ones(2, 1)
+
+
+@pytest.mark.parametrize("kind", [Counting, Asking, Writing, Halving, Fixed])
+def test_what_is_refused(kind: type[nn.Module]) -> None:
+    model, x = kind().eval(), torch.randn(2, 4)
+    before = copy.deepcopy(_attributes(model))
+    signature = capturing.Signature((x,), {}, (True,), 2)
+    with pytest.raises((Refused, RuntimeError)):
+        capturing.record(model, signature)
+    assert before == _attributes(model)
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(model).items() if not name.startswith("_")}
