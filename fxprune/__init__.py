@@ -11,11 +11,13 @@ from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
+from fxprune.tuning import FineTune
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "FineTune",
     "FxpruneError",
     "Plan",
     "Report",
