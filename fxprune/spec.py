@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fxprune import allocators, metrics, objectives, presets, schedules
+from fxprune import allocators, metrics, objectives, schedules
 from fxprune.allocators import Allocator
-from fxprune.errors import FileError, SpecError
+from fxprune.errors import SpecError
 from fxprune.metrics import Metric
 from fxprune.metrics.normalizing import Normalization
 from fxprune.objectives import OBJECTIVES, Objective
 from fxprune.pipeline import unknown
 from fxprune.registry import checked
 from fxprune.schedules import Schedule
+from fxprune.schema import schema
+from fxprune.spec_errors import explained
+from fxprune.spec_files import read, with_preset
 from fxprune.targets import ALL_KINDS
 
 Patterns = tuple[str, ...]
-FORMATS = {".toml": "TOML", ".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 
 
 class _Strict(BaseModel):
@@ -202,10 +201,11 @@ class Spec(_Strict):
         if not isinstance(given, Mapping):
             raise SpecError(f"{where}: a table is needed, not {type(given).__name__}")
         try:
-            spec = cls.model_validate(_with_preset(given))
+            given = with_preset(given)
+            spec = cls.model_validate(given)
             spec.check()
         except ValidationError as error:
-            raise SpecError(f"{where}: {_explained(error, cls)}") from None
+            raise SpecError(f"{where}: {explained(error, cls, given)}") from None
         except SpecError as error:
             raise SpecError(f"{where}: {error}") from None
         return spec
@@ -235,70 +235,11 @@ class Spec(_Strict):
         targets = [target.to_dict() for target in self.target]
         return data | {"target": targets[0] if len(targets) == 1 else targets}
 
-
-def read(given: str | Path) -> Any:
-    """Return the data of a preset, or of a TOML, YAML or JSON file.
-
-    Raises FileError where the file cannot be read, SpecError where it cannot be parsed.
-    """
-    if isinstance(given, str) and Path(given).suffix not in FORMATS:
-        return presets.read(given)
-    path = Path(given)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"{path}: the spec cannot be read: {reason}") from None
-    kind = FORMATS.get(path.suffix, "TOML")
-    try:
-        if kind == "JSON":
-            return json.loads(text)
-        return yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
-    except (ValueError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise SpecError(f"{path}: not {kind}: {line}") from None
-
-
-def _with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
-    data = dict(given)
-    name = data.pop("preset", None)
-    if name is None:
-        return data
-    if not isinstance(name, str):
-        raise SpecError(f"preset: {name!r}: the name of a preset is needed")
-    return {**presets.read(name), **data}
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of a specification: what an editor completes and checks."""
+        return schema(cls)
 
 
 def _plain(value: str | tuple[str, ...]) -> Any:
     return value if isinstance(value, str) else list(value)
-
-
-def _explained(error: ValidationError, cls: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    if path[:2] == ["target", "0"]:  # a single selection is given without a number
-        path[1:2] = []
-    if first["type"] == "extra_forbidden":
-        known = [*_fields(cls, path[:-1]), *(["preset"] if len(path) == 1 else [])]
-        inside = ".".join(path[:-1])
-        return f"{inside + ': ' if inside else ''}{unknown('key', path[-1], known)}"
-    text = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f'{".".join(path)}: is needed, as in {{"objective": {{"macs": 0.5}}}}'
-    if first["type"] in ("model_type", "tuple_type"):
-        text = "a table is needed" if path == ["objective"] else "a name or a table is needed"
-    value = "" if isinstance(first["input"], (dict, BaseModel)) else f"{first['input']!r}: "
-    return f"{'.'.join(path)}: {value}{text[:1].lower()}{text[1:]}"
-
-
-def _fields(cls: type[BaseModel], path: list[str]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {
-        "target": TargetSpec,
-        "metric": MetricSpec,
-        "allocation": AllocationSpec,
-        "schedule": ScheduleSpec,
-        "objective": ObjectiveSpec,
-    }
-    for part in path:
-        cls = tables.get(part, cls)
-    return list(cls.model_fields)

@@ -16,22 +16,23 @@ def names() -> list[str]:
     return sorted(one.name.removesuffix(".toml") for one in files if one.name.endswith(".toml"))
 
 
-def text(name: str) -> str:
+def text(name: str, where: str = "spec") -> str:
     """Return the file of a preset: its paper in comments, and the specification.
 
-    Raises SpecError where there is none of that name.
+    Raises SpecError, with the path inside the spec, where there is none of that name.
     """
     if name not in names():
         raise SpecError(
-            f"spec: {unknown('preset', name, names())}. A file's name ends in .toml, .yaml or .json"
+            f"{where}: {unknown('preset', name, names())}. "
+            "A file's name ends in .toml, .yaml or .json"
         )
     return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str, where: str = "spec") -> dict[str, Any]:
     """Return the specification of a preset as plain data.
 
     >>> read("l2")["metric"]
     'l2'
     """
-    return tomllib.loads(text(name))
+    return tomllib.loads(text(name, where))
