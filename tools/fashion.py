@@ -4,7 +4,7 @@ Fashion-MNIST comes from the Debian package `dataset-fashion-mnist`, without roo
 `$FXPRUNE_DATA`, or in `~/.cache/fxprune/fashion-mnist`; a folder that holds the four IDX files is
 taken as it is. The networks are trained from nothing, with one thread:
 
-    python tools/fashion.py train resnet20 --epochs 5   # writes tools/checkpoints/fashion_*
+    python tools/fashion.py train resnet20 --epochs 8   # writes tools/checkpoints/fashion_*
     python tools/fashion.py test resnet20               # the accuracy of the checkpoint
 
 Training augments (a shift of up to 2 pixels, a mirror image) and follows one cycle of the learning
@@ -286,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train or test the networks of the benchmark.")
     parser.add_argument("what", choices=("train", "test"))
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("--epochs", type=float, default=6.0, help="may be a part of one")
+    parser.add_argument("--epochs", type=float, default=8.0, help="may be a part of one")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
