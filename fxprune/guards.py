@@ -59,6 +59,7 @@ class Guards:
         self._defined: Ids = np.full(1024, -1, dtype=np.int64)
         self._definitions: Ids = np.zeros((256, 2), dtype=np.int64)
         self._n_definitions = 0
+        self._normals: dict[int, tuple[Ids, Ids]] = {}  # id -> the array, kept alive, and its form
 
     # -- variables -----------------------------------------------------------------------------
 
@@ -66,10 +67,10 @@ class Guards:
         """Return `n` new variables as a guard array of shape `[n, 1]`."""
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
-            grow = max(self.size, 2 * len(self._parent)) - len(self._parent)
-            self._parent = np.pad(self._parent, (0, grow))
-            self._pinned = np.pad(self._pinned, (0, grow))
-            self._defined = np.pad(self._defined, (0, grow), constant_values=-1)
+            room = max(self.size, 4 * len(self._parent))
+            self._parent = _grown(self._parent, room, 0)
+            self._pinned = _grown(self._pinned, room, 0)
+            self._defined = _grown(self._defined, room, -1)
         ids = np.arange(start, self.size, dtype=np.int64)
         self._parent[ids] = ids
         return ids[:, None]
@@ -128,10 +129,17 @@ class Guards:
     def normal(self, g: Ids) -> Ids:
         """Return `g` over free representatives only: definitions expanded, pins and repeats gone.
 
-        Columns keep their order, and rows are packed to the left.
+        Columns keep their order, and rows are packed to the left. Both arrays are for reading: the
+        result is kept until an equation changes anything.
         """
         if not g.shape[1]:
             return g
+        known = self._normals.get(id(g))
+        if known is None:
+            known = self._normals[id(g)] = g, self._normalised(g)
+        return known[1]
+
+    def _normalised(self, g: Ids) -> Ids:
         while True:
             g = self.find(g)
             g = np.where(self._pinned[g] > 0, 0, g)
@@ -164,6 +172,7 @@ class Guards:
             self._codes[reason] = len(self.reasons)
             self.reasons.append(reason)
         self._pinned[free] = self._codes[reason]
+        self._normals.clear()
         return True
 
     def unify(self, a: Ids, b: Ids, reason: Reason) -> None:
@@ -214,6 +223,7 @@ class Guards:
         return [self.normal(part) for part in parts]
 
     def _union(self, x: Ids, y: Ids) -> None:
+        self._normals.clear()
         both, n = self.find(np.concatenate([x, y])), len(x)
         ids = distinct(both)
         if len(ids) == 2 * n:  # pairs that no other pair meets
@@ -227,6 +237,7 @@ class Guards:
 
     def _define(self, x: Ids, rows: Ids) -> None:
         """Define each `x` by its row; what is repeated or circular waits for the next round."""
+        self._normals.clear()
         x, first = np.unique(x, return_index=True)
         rows = rows[first]
         ready: Mask = np.logical_not(np.isin(rows, x).any(axis=1))
@@ -297,3 +308,10 @@ class Guards:
                 self._define(b[:, m], np.hstack([a[:, [k]], common]))
                 return True
         return False
+
+
+def _grown(array: Ids, size: int, value: int) -> Ids:
+    """Return an array with room for more, filled with a value."""
+    larger = np.full(size, value, dtype=np.int64) if value else np.zeros(size, dtype=np.int64)
+    larger[: len(array)] = array
+    return larger

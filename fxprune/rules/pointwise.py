@@ -7,6 +7,7 @@ Where zero stays zero is not listed but *tried*: the operator itself is called o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -101,25 +102,41 @@ def at_zero(node: fx.Node, args: dict[str, Any], zero: frozenset[str], index: in
     other operands take every combination of a few numbers. Where one of them is zero, a result
     that is not a number does not count: there the model itself divides by zero.
     """
-    tried: dict[str, Any] = {}
-    unknown: list[str] = []
+    given: list[tuple[str, Any]] = []
     for name, arg in args.items():
         value = arg.meta.get("val") if isinstance(arg, fx.Node) else arg
-        if not isinstance(value, torch.Tensor):
-            tried[name] = hint(value) if isinstance(value, torch.SymInt) else value
-        elif name in zero:
-            tried[name] = torch.zeros(1, dtype=value.dtype)
-        else:
-            tried[name] = value
-            unknown.append(name)
+        if isinstance(value, torch.Tensor):
+            value = Operand(value.dtype)
+        given.append((name, hint(value) if isinstance(value, torch.SymInt) else value))
+    key = (node.target, repr(given), zero, index)  # repr tells 1 from True and 1.0
+    if key not in TRIED:
+        TRIED[key] = _tried(node.target, dict(given), zero, index)
+    return TRIED[key]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Stand for a tensor operand of an operator that is tried."""
+
+    dtype: torch.dtype
+
+
+TRIED: dict[tuple[Any, str, frozenset[str], int], str] = {}  # what came of it, for good
+
+
+def _tried(operator: Any, given: dict[str, Any], zero: frozenset[str], index: int) -> str:
+    tried = dict(given)
+    tensors = [name for name, value in given.items() if isinstance(value, Operand)]
+    unknown = [name for name in tensors if name not in zero]
     tried |= {name: None for name in ("device", "layout", "pin_memory") if name in tried}
     grids = list(product(*(_numbers(tried[name].dtype) for name in unknown)))
     columns = torch.tensor(grids, dtype=torch.float32).reshape(len(grids), -1).repeat(REPEATS, 1)
     for k, name in enumerate(unknown):
         tried[name] = columns[:, k].to(tried[name].dtype)
-    tried |= {name: tried[name].expand(len(columns)).clone() for name in zero}
+    for name in zero:
+        tried[name] = torch.zeros(len(columns), dtype=tried[name].dtype)
     divides = (columns == 0).any(dim=1)
-    result = _called(node.target, tried, index)
+    result = _called(operator, tried, index)
     if result is None:
         return "unknown"
     if zero and not unknown and not bool(result.isfinite().all()):
