@@ -14,6 +14,8 @@ from fxprune.program import attribute, emptied, set_tensor, used
 from fxprune.rules.kept import Kept
 from fxprune.rules.site import Coupling, Edit, TensorGuard
 
+ROWS = 1 << 16  # entries of the rows that are cut at a time: they fit into a cache
+
 
 def kept_indices(
     module: fx.GraphModule, coupling: Coupling, alive: Mask
@@ -69,14 +71,29 @@ def shrink(
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
     with torch.no_grad():
-        smaller = tensor.detach()
-        for dim, index in enumerate(axes or ()):
-            if len(index) != smaller.shape[dim]:
-                smaller = smaller.index_select(dim, index.to(tensor.device))
-        if smaller.data_ptr() == tensor.data_ptr() or smaller is tensor:
-            smaller = smaller.clone()
+        whole = tensor.detach()
+        pairs = enumerate(axes or ())
+        cuts = [(d, i.to(tensor.device)) for d, i in pairs if len(i) != tensor.shape[d]]
+        smaller = _taken(whole, cuts) if cuts else whole.clone()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    return smaller
+
+
+def _taken(tensor: torch.Tensor, cuts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """Take indices of some axes; of a large tensor some rows at a time, without a copy of all."""
+    (dim, index), *rest = cuts
+    if dim or len(rest) != 1 or tensor.numel() <= ROWS or tensor.device.type != "cpu":
+        for dim, index in cuts:
+            tensor = tensor.index_select(dim, index)
+        return tensor
+    ((other, inner),) = rest
+    sizes = list(tensor.shape)
+    sizes[0], sizes[other] = len(index), len(inner)
+    smaller = tensor.new_empty(sizes)
+    step = max(1, ROWS * len(tensor) // tensor.numel())
+    for piece, rows in zip(smaller.split(step), index.split(step), strict=True):
+        torch.index_select(tensor.index_select(0, rows), other, inner, out=piece)
     return smaller
 
 
