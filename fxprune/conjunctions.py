@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Ids: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -45,7 +47,9 @@ def distinct(ids: Ids) -> Ids:
     [1, 2, 3]
     """
     ids = np.sort(ids, axis=None)
-    return ids[np.flatnonzero(np.diff(ids, prepend=-2))]
+    first = np.ones(len(ids), dtype=bool)
+    np.not_equal(ids[1:], ids[:-1], out=first[1:])
+    return ids[first]
 
 
 def concat(parts: Sequence[Ids]) -> Ids:
@@ -68,10 +72,45 @@ def pack(g: Ids) -> Ids:
     return g[:, g.any(axis=0)]
 
 
+def expanded(g: Ids, rows: Ids, definitions: Ids) -> Ids:
+    """Return `g` with its variables replaced by their definitions, `rows` of those, or -1."""
+    columns: list[Ids] = []
+    for column, row in zip(g.T, rows.T, strict=True):
+        block = np.zeros((len(g), definitions.shape[1]), dtype=np.int64)
+        block[:, 0] = column
+        has = row >= 0
+        block[has] = definitions[row[has]]
+        columns.append(block[:, block.any(axis=0)])
+    return np.hstack(columns)
+
+
+def grown(array: Any, size: int, value: Any) -> Any:
+    """Return an array with room for more, filled with a value."""
+    larger = np.full(size, value, dtype=array.dtype) if value else np.zeros(size, array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def joined(ids: Ids, x: Ids, y: Ids) -> Ids:
+    """Return for each of the sorted `ids` the least of those that the pairs of x and y join it to.
+
+    >>> joined(np.array([1, 3, 4, 7]), np.array([7, 4]), np.array([3, 4])).tolist()
+    [1, 3, 4, 3]
+    """
+    places, n = (np.searchsorted(ids, x), np.searchsorted(ids, y)), len(ids)
+    edges = coo_array((np.ones(len(x), dtype=bool), places), (n, n))
+    _, label = connected_components(edges, directed=False)
+    _, first = np.unique(label, return_index=True)
+    return np.asarray(ids[first][label])
+
+
 def cancel(a: Ids, b: Ids) -> tuple[Ids, Ids]:
     """Drop the rows that are equal as sets, and from the others the factors of both sides."""
     if a.shape == b.shape and np.array_equal(a, b):
         return a[:0], b[:0]
+    if a.shape[1] == b.shape[1] == 1:
+        unequal = a[:, 0] != b[:, 0]
+        return a[unequal], b[unequal]
     both_a = (a[:, :, None] == b[:, None, :]).any(axis=2)
     both_b = (b[:, :, None] == a[:, None, :]).any(axis=2)
     a, b = np.where(both_a, 0, a), np.where(both_b, 0, b)
@@ -116,3 +155,20 @@ def rank_within(fine: Ids, coarse: Ids) -> Ids:
 def same(x: Ids, y: Ids) -> bool:
     """Return whether two label arrays partition the rows alike."""
     return len(np.unique(x)) == len(np.unique(y)) == len(np.unique(x * (int(y.max()) + 1) + y))
+
+
+def crosswise(
+    labels_a: list[Ids], labels_b: list[Ids], finer_a: Mask, finer_b: Mask
+) -> tuple[tuple[int, int], tuple[int, int], Ids] | None:
+    """Find columns finer than one another crosswise by the same factor, and its rank in each row.
+
+    The pairs are (i, j), column i of a finer than j of b, and (k, m), column m of b than k of a.
+    """
+    for i, j in np.argwhere(finer_a).tolist():
+        for k, m in np.argwhere(finer_b).tolist():
+            if i == k or j == m:
+                continue
+            rank = rank_within(labels_a[i], labels_b[j])
+            if rank.max() > 0 and same(rank, rank_within(labels_b[m], labels_a[k])):
+                return (i, j), (k, m), rank
+    return None

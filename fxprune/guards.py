@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fxprune.conjunctions import (
     Ids,
     Mask,
     cancel,
     concat,
+    crosswise,
     distinct,
+    expanded,
+    grown,
+    joined,
     outer,
     pack,
     pair_up,
-    rank_within,
     relate,
-    same,
     true,
 )
 
@@ -56,6 +56,7 @@ class Guards:
         self._parent: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned[0] = 1
+        self._marked: Mask = self._pinned > 0  # those that are pinned or defined
         self._defined: Ids = np.full(1024, -1, dtype=np.int64)
         self._definitions: Ids = np.zeros((256, 2), dtype=np.int64)
         self._n_definitions = 0
@@ -68,9 +69,10 @@ class Guards:
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
             room = max(self.size, 4 * len(self._parent))
-            self._parent = _grown(self._parent, room, 0)
-            self._pinned = _grown(self._pinned, room, 0)
-            self._defined = _grown(self._defined, room, -1)
+            self._parent = grown(self._parent, room, 0)
+            self._pinned = grown(self._pinned, room, 0)
+            self._defined = grown(self._defined, room, -1)
+            self._marked = grown(self._marked, room, False)
         ids = np.arange(start, self.size, dtype=np.int64)
         self._parent[ids] = ids
         return ids[:, None]
@@ -78,12 +80,13 @@ class Guards:
     def find(self, ids: Ids) -> Ids:
         """Return the representative of each variable's class, shape of `ids`."""
         root = self._parent[ids]
-        while True:
-            up = self._parent[root]
-            if np.array_equal(up, root):
-                self._parent[ids] = root
-                return root
-            root = up
+        up = self._parent[root]
+        if (up == root).all():
+            return root
+        while not (up == root).all():
+            root, up = up, self._parent[up]
+        self._parent[ids] = root
+        return root
 
     def why(self, g: Ids) -> list[Reason]:
         """Return for each row of `g` a reason why it is pinned, following definitions."""
@@ -115,7 +118,7 @@ class Guards:
             return []
         g = self.find(g)
         while ((rows := self._defined[g]) >= 0).any():
-            g = self.find(self._expand(g, rows))
+            g = self.find(expanded(g, rows, self._definitions))
         pinned = (self._pinned[g] > 0) & (g > 0)
         whole = np.asarray((pinned | (g == 0)).all(axis=1))
         first = np.where(pinned, g, 0)[whole]
@@ -142,23 +145,29 @@ class Guards:
     def _normalised(self, g: Ids) -> Ids:
         while True:
             g = self.find(g)
+            if not self._marked[g].any():
+                return pack(g)
             g = np.where(self._pinned[g] > 0, 0, g)
             if not g.any():
                 return true(len(g))
             rows = self._defined[g]
             if not (rows >= 0).any():
                 return pack(g)
-            g = self._expand(g, rows)
+            g = expanded(g, rows, self._definitions)
 
-    def _expand(self, g: Ids, rows: Ids) -> Ids:
-        columns: list[Ids] = []
-        for column, row in zip(g.T, rows.T, strict=True):
-            block = np.zeros((len(g), self._definitions.shape[1]), dtype=np.int64)
-            block[:, 0] = column
-            has = row >= 0
-            block[has] = self._definitions[row[has]]
-            columns.append(block[:, block.any(axis=0)])
-        return np.hstack(columns)
+    def survivors(self, alive: Mask) -> Mask:
+        """Return for every variable whether it survives where those of `alive` do."""
+        root = self.find(np.arange(self.size, dtype=np.int64))
+        pinned = self._pinned[root] > 0
+        survives: Mask = alive[root] | pinned
+        defined = np.flatnonzero((self._defined[root] >= 0) & ~pinned)
+        factors = root[self._definitions[self._defined[root[defined]]]]
+        while len(defined):
+            now = survives[factors].all(axis=1)
+            if np.array_equal(now, survives[defined]):
+                break
+            survives[defined] = now
+        return survives
 
     # -- the three equations ---------------------------------------------------------------------
 
@@ -171,7 +180,7 @@ class Guards:
         if reason not in self._codes:
             self._codes[reason] = len(self.reasons)
             self.reasons.append(reason)
-        self._pinned[free] = self._codes[reason]
+        self._pinned[free], self._marked[free] = self._codes[reason], True
         self._normals.clear()
         return True
 
@@ -229,11 +238,7 @@ class Guards:
         if len(ids) == 2 * n:  # pairs that no other pair meets
             self._parent[np.maximum(both[:n], both[n:])] = np.minimum(both[:n], both[n:])
             return
-        local = np.searchsorted(ids, both)
-        edges = coo_array((np.ones(n, dtype=bool), (local[:n], local[n:])), (len(ids), len(ids)))
-        _, label = connected_components(edges, directed=False)
-        _, first = np.unique(label, return_index=True)
-        self._parent[ids] = ids[first][label]
+        self._parent[ids] = joined(ids, both[:n], both[n:])
 
     def _define(self, x: Ids, rows: Ids) -> None:
         """Define each `x` by its row; what is repeated or circular waits for the next round."""
@@ -251,7 +256,7 @@ class Guards:
             self._definitions = np.pad(self._definitions, ((0, grow[0]), (0, max(0, grow[1]))))
         new = np.arange(self._n_definitions, end)
         self._definitions[new, : rows.shape[1]] = rows
-        self._defined[x] = new
+        self._defined[x], self._marked[x] = new, True
         self._n_definitions = end
 
     # -- matching conjunctions of several factors ------------------------------------------------
@@ -274,8 +279,11 @@ class Guards:
             for i, j in pair_up(equal):
                 self._union(a[:, i], b[:, j])
             return
-        if self._refine(a, b, labels_a, labels_b, finer_a, finer_b):
-            return
+        if (found := crosswise(labels_a, labels_b, finer_a, finer_b)) is not None:
+            (i, j), (k, m), rank = found  # both get the factor that neither has
+            common = self.fresh(int(rank.max()) + 1)[rank]
+            self._define(a[:, i], np.hstack([b[:, [j]], common]))
+            return self._define(b[:, m], np.hstack([a[:, [k]], common]))
         classes = [int(label.max()) for label in (*labels_a, *labels_b)]
         for k in np.argsort(classes)[::-1]:  # the finest column absorbs first
             i, j = int(k), int(k) - len(labels_a)
@@ -285,33 +293,3 @@ class Guards:
                 return self._define(b[:, j], a[:, finer_b[:, j]])
         self.pin(a, reason)
         self.pin(b, reason)
-
-    def _refine(
-        self,
-        a: Ids,
-        b: Ids,
-        labels_a: list[Ids],
-        labels_b: list[Ids],
-        finer_a: Mask,
-        finer_b: Mask,
-    ) -> bool:
-        """Give a pair of crosswise finer columns the factor that both have and neither shares."""
-        for i, j in np.argwhere(finer_a):  # a[:, i] is finer than b[:, j]
-            for k, m in np.argwhere(finer_b):  # b[:, m] is finer than a[:, k]
-                if i == k or j == m:
-                    continue
-                rank = rank_within(labels_a[i], labels_b[j])
-                if rank.max() == 0 or not same(rank, rank_within(labels_b[m], labels_a[k])):
-                    continue
-                common = self.fresh(int(rank.max()) + 1)[rank]
-                self._define(a[:, i], np.hstack([b[:, [j]], common]))
-                self._define(b[:, m], np.hstack([a[:, [k]], common]))
-                return True
-        return False
-
-
-def _grown(array: Ids, size: int, value: int) -> Ids:
-    """Return an array with room for more, filled with a value."""
-    larger = np.full(size, value, dtype=np.int64) if value else np.zeros(size, dtype=np.int64)
-    larger[: len(array)] = array
-    return larger

@@ -11,8 +11,7 @@ class Kept:
     """Answer which indices of a guard survive a choice of variables; `alive` is `[variables]`."""
 
     def __init__(self, guards: Guards, alive: Mask) -> None:
-        every = np.arange(guards.size, dtype=np.int64)[:, None]
-        self._survives = np.asarray(alive[guards.normal(every)].all(axis=1))
+        self._survives = guards.survivors(alive)
 
     def mask(self, g: Ids) -> Mask:
         """Return the kept indices of a guard array, shape `[n]`."""
