@@ -93,7 +93,8 @@ class Run:
         self._trials = Trials(calls.evaluate, memory) if calls.evaluate is not None else None
         metrics = [spec.metric, *(t.metric for t in spec.target if t.metric is not None)]
         made = {repr(one): one.made() for one in metrics}
-        self._learners = [one for one in made.values() if isinstance(one, Learner)]
+        training = [one for one in made.values() if one.needs == "training"]
+        self._learners = [one for one in training if isinstance(one, Learner)]
 
     @staticmethod
     def _check(spec: Spec, calls: Callbacks) -> None:
@@ -182,19 +183,20 @@ class Run:
             return
         module = self._whole()
         self._calls.say(f"fine-tuning {number}")
-        graph = self._program.module if self._learners else nn.Module()
-        if self._learners:
-            graph = capture(module).module
-        with watching(self._learners, cast(Any, graph), module, self.saved.learned):
-            module.train()
-            _called("fine_tune", lambda: self._tuned(module, number))
-        module.train(self._first.signature.training)
-        _finite(module, number)
+        more = self.saved.step < self._spec.schedule.made().count  # else there is nothing to learn
+        learners = self._learners if more else []
+        graph = capture(module).module if learners else self._program.module
+        with watching(learners, graph, module, self.saved.learned):
+            ranks.together(lambda: self._tuned(module, number))
 
     def _tuned(self, module: nn.Module, number: int) -> None:
-        assert self._calls.fine_tune is not None
+        tune = self._calls.fine_tune
+        assert tune is not None
+        module.train()
         with torch.enable_grad():
-            self._calls.fine_tune(module, number)
+            _called("fine_tune", lambda: tune(module, number))
+        module.train(self._first.signature.training)
+        _finite(module, number)
 
     def _whole(self) -> SlimModule:
         """Return the module to train: the model's own copy before the first removal."""
@@ -208,7 +210,7 @@ class Run:
 
     def settle(self, objective: Objective) -> None:
         """Tell metrics that learn what would be removed now, all the way."""
-        if not self._learners:
+        if not any(one.settles for one in self._learners):
             return
         program = pipeline.run(self._ready(), passes.choosing(self._spec, objective))
         assert program.plan is not None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import fx, nn
 
+from fxprune import ranks
 from fxprune.metrics.registry import Learned, Learner
 
 
@@ -17,11 +18,13 @@ def watching(
 ) -> Iterator[None]:
     """Show each learner every gradient of the parameters it watches while the body runs.
 
-    It sees a gradient when a backward pass has completed it, before the optimizer steps.
+    It sees what each backward pass brings by itself, whatever the caller accumulates. At the end
+    what was learned is averaged over the processes of a job, as they do with gradients: each has
+    seen those of its own share of the data.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     handles = [
-        parameters[name].register_post_accumulate_grad_hook(_hook(learner, name, learned))
+        parameters[name].register_hook(_hook(learner, name, parameters[name], learned))
         for learner in learners
         for name in dict.fromkeys(learner.watched(graph))
         if name in parameters and parameters[name].requires_grad
@@ -31,13 +34,16 @@ def watching(
     finally:
         for handle in handles:
             handle.remove()
+    if learners:
+        ranks.average(learned)
 
 
-def _hook(learner: Learner, name: str, learned: Learned) -> Callable[[torch.Tensor], None]:
-    def observe(parameter: torch.Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
+def _hook(
+    learner: Learner, name: str, parameter: nn.Parameter, learned: Learned
+) -> Callable[[torch.Tensor], torch.Tensor | None]:
+    def observe(gradient: torch.Tensor) -> torch.Tensor | None:
         with torch.no_grad():
-            learner.observe(name, parameter, learned)
+            return learner.observe(name, parameter, gradient, learned)
 
     return observe
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fxprune import ranks
 from fxprune.calibration import Calibration
 from fxprune.errors import InputError
 from fxprune.metrics import Evidence, Metric, make
@@ -72,7 +73,8 @@ class Score:
             data,
             program.learned,
         )
-        scores = metric.score(evidence)
+        # weights and sums may differ in a last bit: what the first process sees is what all do
+        scores = [ranks.agreed(score) for score in metric.score(evidence)]
         for target, score in zip(targets, scores, strict=True):
             _check(target, score, metric)
         return [normalized(score, normalize) for score in scores]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune import ranks
 from fxprune.calibration import detached, leaves_of
 from fxprune.errors import CalibrationError
 from fxprune.guards import Ids
@@ -90,15 +91,28 @@ def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> 
     seen nowhere in the graph.
     """
     reader = _Reader(evidence, Taps(evidence).places)
-    with torch.no_grad():
+
+    def stream() -> None:
         for number, batch in evidence.calibration.each():
             leaves = leaves_of(evidence.module, evidence.signature, number, batch)
             reader.read(number, leaves)
+
+    with torch.no_grad():
+        ranks.together(stream)
+    sums = dict(zip(reader.sums, ranks.totals([*reader.sums.values()]), strict=True))
     found = [
-        Part(node.name, dim, False, *_of_units(node.name, g, reader.sums[node, dim], statistic))
+        Part(node.name, dim, False, *_of_units(node.name, g, sums[node, dim], statistic))
         for node, dims in reader.places.items()
         for dim, g in dims.items()
     ]
+    return of_places(evidence, found, reduction)
+
+
+def of_places(evidence: Evidence, found: list[Part], reduction: Reduction) -> list[Scores]:
+    """Return numbers reduced over the places they were seen at, one array `[units]` a target.
+
+    Raises CalibrationError where a target's units are seen nowhere in the graph.
+    """
     total, count = reduced(found, reduction, evidence.coupling.guards.size)
     for target in evidence.targets:
         if not count[target.units].all():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from fxprune import ranks
 from fxprune.calibration import detached
 from fxprune.errors import CalibrationError
 from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
@@ -58,14 +59,20 @@ class TaylorFirstOrder:
         if not self.together:
             squares = averaged(evidence, batches(evidence), lambda g, w: (g * w).square())
             return _summed(evidence, squares, self.reduction)
-        total, count = [np.zeros(len(target)) for target in evidence.targets], 0
-        for found in gradients(evidence, batches(evidence)):
-            weights = {name: attribute(evidence.module, name).detach() for name in found}
-            change = {name: g * weights[name] for name, g in found.items()}
-            each = _summed(evidence, change, self.reduction)
-            total = [one + np.abs(more) for one, more in zip(total, each, strict=True)]
-            count += 1
-        return [one / count for one in total]
+        total, count = [np.zeros(len(target)) for target in evidence.targets], np.zeros(1)
+
+        def stream() -> None:
+            for found in gradients(evidence, batches(evidence)):
+                weights = {name: attribute(evidence.module, name).detach() for name in found}
+                change = {name: g * weights[name] for name, g in found.items()}
+                each = _summed(evidence, change, self.reduction)
+                for one, more in zip(total, each, strict=True):
+                    one += np.abs(more)
+                count[0] += 1
+
+        ranks.together(stream)
+        *total, count = ranks.totals([*total, count])
+        return [one / count[0] for one in total]
 
 
 @metric("fisher")
@@ -123,14 +130,19 @@ def examples(batch: Any) -> Iterator[Any]:
 def averaged(evidence: Evidence, given: Iterator[tuple[int, Any]], term: Term) -> Tensors:
     """Return the mean over batches of a term of each gradient and its weight."""
     total: Tensors = {}
-    count = 0
-    with torch.no_grad():
+    count = np.zeros(1)
+
+    def stream() -> None:
         for found in gradients(evidence, given):
             for name, g in found.items():
                 one = term(g, attribute(evidence.module, name).detach())
                 total[name] = total[name].add_(one) if name in total else one.clone()
-            count += 1
-    return {name: tensor.div_(count) for name, tensor in total.items()}
+            count[0] += 1
+
+    with torch.no_grad():
+        ranks.together(stream)
+        (many,) = ranks.total(count)
+        return {name: ranks.summed(tensor).div_(many) for name, tensor in total.items()}
 
 
 def gradients(evidence: Evidence, given: Iterator[tuple[int, Any]]) -> Iterator[Tensors]:
@@ -145,10 +157,7 @@ def gradients(evidence: Evidence, given: Iterator[tuple[int, Any]]) -> Iterator[
     free = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
     number = -1
     for number, batch in given:
-        assert evidence.calibration.loss is not None
-        with torch.enable_grad():
-            loss = evidence.calibration.loss(copy, batch)
-        check_loss(loss, number)
+        loss = checked_loss(evidence, copy, number, batch)
         found = torch.autograd.grad(loss, [*free.values()], allow_unused=True)
         yield {
             name: (torch.zeros_like(w) if g is None else g).detach().float()
@@ -158,8 +167,16 @@ def gradients(evidence: Evidence, given: Iterator[tuple[int, Any]]) -> Iterator[
         raise CalibrationError("calibrate: the batches hold no example; give tensors with some")
 
 
-def check_loss(loss: Any, number: int) -> None:
-    """Raise CalibrationError unless the loss is one finite number with a gradient."""
+def checked_loss(
+    evidence: Evidence, module: torch.nn.Module, number: int, batch: Any
+) -> torch.Tensor:
+    """Return the loss of a module on a batch.
+
+    Raises CalibrationError unless it is one finite number with a gradient.
+    """
+    assert evidence.calibration.loss is not None
+    with torch.enable_grad():
+        loss = evidence.calibration.loss(module, batch)
     if not isinstance(loss, torch.Tensor):
         raise CalibrationError(
             f"loss: batch {number}: a scalar tensor is needed, not {type(loss).__name__}"
@@ -178,6 +195,7 @@ def check_loss(loss: Any, number: int) -> None:
             f"loss: batch {number}: the loss depends on no parameter; compute it from what the "
             "module that it is given returns, without detaching it"
         )
+    return loss
 
 
 def _summed(evidence: Evidence, entries: Tensors, reduction: Reduction) -> list[Scores]:

@@ -55,14 +55,22 @@ class Learner(Protocol):
     """A metric that learns while the module is fine-tuned (it `needs` "training").
 
     What it learns are tensors by `quantity:parameter`, of the parameter's shape: they are cut with
-    the parameter when units leave, and saved in checkpoints.
+    the parameter when units leave, and saved in checkpoints. `settles` says that it wants to hear
+    between fine-tunings what would be kept.
     """
+
+    settles: ClassVar[bool]
 
     def watched(self, module: fx.GraphModule) -> list[str]:
         """Return the names of the parameters to observe, of a captured graph."""
 
-    def observe(self, name: str, parameter: torch.nn.Parameter, learned: Learned) -> None:
-        """Look at a parameter whose gradient a backward pass has just completed; may change it."""
+    def observe(
+        self, name: str, parameter: torch.nn.Parameter, gradient: torch.Tensor, learned: Learned
+    ) -> torch.Tensor | None:
+        """Look at the gradient that one backward pass brings, before it is accumulated.
+
+        May return another gradient to take its place.
+        """
 
     def settle(
         self, name: str, parameter: torch.Tensor, keep: torch.Tensor, learned: Learned
