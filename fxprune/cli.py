@@ -1,4 +1,4 @@
-"""The command line: inspect, prune, export, run, passes."""
+"""The command line: inspect, prune, export, run, passes, spec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fxprune import api, archive
+from fxprune import api, archive, callbacks, spec_cli
 from fxprune.errors import FileError, FxpruneError, InputError
 from fxprune.examples import read_examples, shaped
 from fxprune.files import check_writable
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(spec_cli.app)
 
 ModelArg = Annotated[Path, typer.Argument(help="A .pt2 program, or a pickled .pt/.pth module.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a file that can run code.")]
@@ -121,17 +122,35 @@ def inspect(
 @app.command()
 def prune(
     model: ModelArg,
-    spec: Annotated[Path, typer.Option("--spec", help="What to prune: a TOML or JSON file.")],
+    spec: Annotated[
+        str, typer.Option("--spec", help="What to prune: a preset, or a .toml, .yaml or .json.")
+    ],
     output: Output,
     trust: Trust = False,
     input_shape: Shapes = None,
     example: Example = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option(
+            "--callbacks",
+            help="A Python file, which is run: calibrate, loss, evaluate and fine_tune in it.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", help="Batches of data: .safetensors or .npz.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Examples in one of those batches.")] = 32,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A folder: a killed run goes on from it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Prune a model to a specification and write what is left."""
     _check_output(output)
     wanted = Spec.of(spec)
+    given = callbacks.given(functions, calibrate, batch)
     loaded, inputs = _load(model, trust, input_shape, example)
-    slim = api.prune(loaded, wanted, inputs)
+    slim = api.prune(loaded, wanted, inputs, checkpoint=checkpoint, progress=not quiet, **given)
     _write(slim, output)
     print(slim.report)
 

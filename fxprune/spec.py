@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,8 @@ class MetricSpec(_Named):
 
     def made(self, where: str = "metric") -> Metric:
         """Return the metric; raises SpecError where its name or an option is wrong."""
-        return metrics.make(self.name, self.options, where)
+        made: Metric = metrics.METRICS.make(self.name, self.options, where, ("normalize",))
+        return made
 
 
 class _Bounds(_Strict):
@@ -80,7 +82,7 @@ class TargetSpec(_Bounds):
     type: Patterns = ()
     min_units: int = Field(default=2, ge=2, strict=True)
     max_units: int | None = Field(default=None, ge=2, strict=True)
-    exact: bool = False
+    exact: bool = Field(default=False, strict=True)
     metric: MetricSpec | None = None
     min_keep: int | None = Field(default=None, ge=1, strict=True)
     min_ratio: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
@@ -154,6 +156,10 @@ class ObjectiveSpec(_Strict, extra="allow"):
         """Return the objective; raises SpecError where its goal or an option is wrong."""
         name, goal = self.chosen
         checked(f"objective.{name}", objectives.goal_type(name), goal)
+        known = [field.name for field in fields(OBJECTIVES[name]) if field.name != "goal"]
+        for key in self.options:
+            if key not in known:
+                raise SpecError(f"objective: {unknown(f'option of {name}', key, known)}")
         return objectives.make(name, {"goal": goal, **self.options})
 
 
@@ -177,6 +183,8 @@ class Spec(_Strict):
     def _selections(cls, value: Any) -> Any:
         if isinstance(value, str):
             return ({"kind": value},)
+        if value in ([], ()):
+            raise ValueError("at least one selection is needed")
         if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
             return ({"kind": tuple(value)},)
         return (value,) if isinstance(value, (Mapping, TargetSpec)) else value

@@ -29,6 +29,15 @@ def text(name: str, where: str = "spec") -> str:
     return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
+def line(name: str) -> str:
+    """Return what a preset does, in one line.
+
+    >>> line("agp")
+    'automated gradual pruning, ...'
+    """
+    return text(name).partition("\n")[0].removeprefix(f"# {name}: ")
+
+
 def read(name: str, where: str = "spec") -> dict[str, Any]:
     """Return the specification of a preset as plain data.
 
