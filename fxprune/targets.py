@@ -41,7 +41,9 @@ class Target:
     """Hold the units (variable ids, `[n]`) that share one footprint.
 
     `footprint` lists the parameter axes that each unit has a part in; `exact` says that removing a
-    unit equals zeroing its weights, and `why` names the operator where it does not.
+    unit equals zeroing its weights, and `why` names the operator where it does not. Targets of one
+    `structure` are equal in all but names and sizes: it lists, sorted, which axis of which argument
+    of which operator the units are.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Target:
     exact: bool
     why: str = ""
 
+    structure: tuple[str, ...] = field(default=(), kw_only=True)
     def __len__(self) -> int:
         return len(self.units)
 
@@ -201,11 +204,28 @@ class Discovery:
             name = f"{_owner(footprints[k])}:{kind}"
             used[name] = used.get(name, 0) + 1
             label = name if used[name] == 1 else f"{name}#{used[name]}"
-            units = groups[k]
-            targets.append(Target(label, kind, units, tuple(footprints[k]), not why, why))
+            units, footprint = groups[k], tuple(footprints[k])
+            structure = self._structure(kind, footprint)
+            targets.append(Target(label, kind, units, footprint, not why, why, structure=structure))
         return tuple(targets)
 
     def _kinds(self) -> Ids:
+    def _structure(self, kind: str, footprint: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+        """Return what a footprint looks like in the graph, without names and sizes."""
+        return (kind, *sorted(f"{r}.{dim}" for name, dim in footprint for r in self._readers[name]))
+
+    @cached_property
+    def _readers(self) -> dict[str, list[str]]:
+        """Return for each parameter the operators that read it, as which argument."""
+        readers: dict[int, list[str]] = {}
+        for node in self.module.graph.find_nodes(op="get_attr"):
+            listed = readers.setdefault(id(attribute(self.module, str(node.target))), [])
+            for user in node.users:
+                arguments = [*enumerate(user.args), *user.kwargs.items()]
+                places = [place for place, arg in arguments if arg is node] or ["listed"]
+                listed += [f"{user.target}({place})" for place in places]
+        return {n: readers[id(attribute(self.module, n))] for n in self.parameters}
+
         """Return for each variable the place in KINDS of its most telling role, or -1."""
         rank = {role: k for k, role in enumerate(KINDS)}
         best = np.full(self.coupling.guards.size, len(KINDS))

@@ -27,7 +27,8 @@ class Trials:
 
     Where every removal is exact, the candidate is the whole model with its dropped units at zero,
     which takes no building; else it is the shrunk model. `memory` is a file of one JSON line a
-    score: a search that was killed reads it and goes on.
+    score: a search that was killed reads it and goes on. Under `torch.distributed` the first
+    process reads and writes it, and all know what it holds.
     """
 
     def __init__(self, evaluate: Evaluate, memory: Path | None = None) -> None:
@@ -35,7 +36,8 @@ class Trials:
             raise CallbackError(f"evaluate: a function of the module is needed, not {evaluate!r}")
         self._evaluate = evaluate
         self._memory = memory
-        self._known = _remembered(memory) if memory is not None else {}
+        known = ranks.from_first(lambda: _remembered(memory) if memory is not None else {})
+        self._known: dict[str, float] = known
         self._program: Program | None = None
         self._module: torch.nn.Module | None = None
         self._state: dict[str, torch.Tensor] = {}
@@ -46,7 +48,7 @@ class Trials:
         """Return what the evaluator says of a module: a finite number."""
         module.eval()
         try:
-            value = float(self._evaluate(module))
+            value = ranks.together(lambda: float(self._evaluate(module)))
         except FxpruneError:
             raise
         except Exception as error:
@@ -126,14 +128,16 @@ def _remembered(memory: Path) -> dict[str, float]:
     if not memory.exists():
         return {}
     known: dict[str, float] = {}
-    lines = memory.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines):
+    for number, line in enumerate(whole.splitlines()):
         try:
             key, value = json.loads(line)
             known[str(key)] = float(value)
         except (ValueError, TypeError):
-            if number == len(lines) - 1:
-                break  # the line that was being written when the search was killed
+    text = memory.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # the line that was being written when the search was killed
+        with memory.open("r+", encoding="utf-8") as lines:
+            lines.truncate(len(whole.encode()))
             raise CheckpointError(
                 f"{memory}: line {number + 1} is no score; delete the file to search anew"
             ) from None

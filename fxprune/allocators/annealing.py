@@ -1,0 +1,108 @@
+"""Simulated annealing of the rates at which targets lose units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, log
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.allocators.rates import LEAST, MOST, Tried, tried, uniform
+from fxprune.allocators.registry import Choice, Needs, Problem, allocator
+
+AT_FIRST = 0.5  # the share of ordinary bad moves accepted at the start
+COLDEST = 0.01  # the last temperature, of the first
+
+
+@dataclass(frozen=True)
+class Step:
+    """Hold one candidate, by how much it is better than where the walk was, and what came of it.
+
+    `cool` runs from 0 to 1 as the temperature falls; before that it is −1, and the walk stays.
+    """
+
+    at: Tried
+    gain: float
+    accepted: bool
+    cool: float
+
+
+@allocator("simulated-annealing")
+@dataclass(frozen=True)
+class SimulatedAnnealing:
+    """Anneal relative rates of targets, scored by the evaluator (AutoCompress, Liu et al. 2019).
+
+    arXiv:1907.03141. The walk starts with equal rates. A candidate changes some of the rates, and
+    is completed to meet the objective; one that is worse by Δ is accepted with the probability
+    exp(−Δ/T). T follows the evaluator's own scale: the first candidates are neighbours of the
+    start, and T₀ = Δ̄ / ln 2, with Δ̄ the mean of what they lose, lets half of such moves pass; then
+    T falls geometrically to T₀/100, where none do. Steps grow shorter, to a third of `reach`.
+    The best choice seen is returned, after `trials` candidates.
+    """
+
+    trials: int = 100
+    seed: int = 0
+    reach: float = 0.25  # the standard deviation of a step at the start; rates are 0 to 1
+    needs: ClassVar[Needs] = "evaluate"
+
+    def __post_init__(self) -> None:
+        if self.trials < 2 or self.reach <= 0.0 or self.seed < 0:
+            raise ValueError(
+                f"trials={self.trials} (2 or more), seed={self.seed} (0 or more), "
+                f"reach={self.reach:g} (above 0): one is out of its range"
+            )
+
+    def choose(self, problem: Problem) -> Choice:
+        """Return the best choice of the walk."""
+        if len(problem.targets) < 2:
+            return problem.meet(lambda move: move.share)
+        best: Tried | None = None
+        for number, step in enumerate(self.walk(problem), 1):
+            if best is None or step.at.rank > best.rank:
+                best = step.at
+                problem.say(f"annealing: {number} of {self.trials}: {best.score:.4g} is the best")
+        assert best is not None
+        return best.choice
+
+    def walk(self, problem: Problem) -> Iterator[Step]:
+        """Yield the start and every candidate in turn."""
+        random = np.random.default_rng(self.seed)
+        start = here = best = tried(problem, uniform(problem))
+        yield Step(here, 0.0, True, -1.0)
+        losses: list[float] = []
+        scouts = max(1, min(10, self.trials // 5))
+        for _ in range(scouts):
+            at = tried(problem, _moved(start.rates, self.reach, random))
+            losses.append(start.score - at.score)
+            best = max(best, at, key=lambda one: one.rank)
+            yield Step(at, -losses[-1], False, -1.0)
+        here, first = best, _temperature(losses)
+        rest = self.trials - 1 - scouts
+        for k in range(rest):
+            cool = k / max(1, rest - 1)
+            warmth = COLDEST**cool
+            at = tried(problem, _moved(here.rates, self.reach * warmth**0.25, random))
+            gain, luck = at.score - here.score, random.random()
+            accepted = gain >= 0.0 or luck < exp(gain / (first * warmth))
+            yield Step(at, gain, accepted, cool)
+            here = at if accepted else here
+
+
+def _temperature(losses: list[float]) -> float:
+    """Return the temperature at which half of moves that lose as much as these are accepted."""
+    bad = [loss for loss in losses if loss > 0.0] or [abs(loss) for loss in losses]
+    return max(float(np.mean(bad)), 1e-12) / -log(AT_FIRST)
+
+
+def _moved(
+    rates: tuple[float, ...], reach: float, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return rates of which about a third, one at least, took a step."""
+    some = random.random(len(rates)) < 1 / 3
+    some[random.integers(len(rates))] = True
+    step = random.normal(0.0, reach, len(rates))
+    moved: NDArray[np.float64] = np.array(rates) + np.where(some, step, 0.0)
+    return moved.clip(LEAST, MOST)

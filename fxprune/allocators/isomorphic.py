@@ -1,0 +1,55 @@
+"""Isomorphic allocation: one ranking within each group of structurally equal targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.allocators.registry import Choice, Move, Needs, Problem, allocator
+
+
+@allocator("isomorphic")
+@dataclass(frozen=True)
+class Isomorphic:
+    """Rank units together where their targets are structurally equal (Fang et al. 2024).
+
+    arXiv:2407.04616: scores of a convolution and of an attention head follow different
+    distributions, and are not compared. Two targets are of one group G where their units are of one
+    kind and take part in the same operators at the same axes of the same arguments, whatever their
+    names and sizes. A unit u leaves in the order of the share of its group that is gone with it,
+
+        |{v ∈ G : s(v) / mean s(target of v) ≤ s(u) / mean s(target of u)}| / |G|,
+
+    so that every group loses the same share, and within a group the weakest units go. `normalize`
+    says whether scores are divided by the mean of their target.
+    """
+
+    normalize: Literal["mean", "none"] = "mean"
+    needs: ClassVar[Needs] = "nothing"
+
+    def choose(self, problem: Problem) -> Choice:
+        """Make moves in the order of the share of their group that is gone after each."""
+        names = [target.structure or (target.kind,) for target in problem.targets]
+        mean = self.normalize == "mean"
+        scale = [float(s.mean()) or 1.0 if mean else 1.0 for s in problem.scores]
+        scores: dict[tuple[str, ...], list[NDArray[np.float64]]] = {name: [] for name in names}
+        whole = dict.fromkeys(names, 0)
+        for k, name in enumerate(names):
+            scores[name].append(problem.scores[k] / scale[k])
+            whole[name] += problem.sizes[k]
+        ranked = {name: np.sort(np.concatenate(listed)) for name, listed in scores.items()}
+
+        def share(move: Move) -> float:
+            name = names[move.target]
+            return _gone(ranked[name], move.score / scale[move.target], whole[name])
+
+        return problem.meet(share)
+
+
+def _gone(ranked: NDArray[np.float64], score: float, whole: int) -> float:
+    """Return the share of a group that is gone with all units up to a score, and those before."""
+    before = whole - len(ranked)
+    return (before + int(np.searchsorted(ranked, score, side="right"))) / whole
