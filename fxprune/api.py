@@ -22,6 +22,7 @@ from fxprune.calibration import Calibration, Loss
 from fxprune.capture import capture, evaluating, quiet
 from fxprune.cost import Cost
 from fxprune.errors import CallbackError, ExportError, FileError, first_line
+from fxprune.masks import attach
 from fxprune.plan import Plan
 from fxprune.program import Program, Signature, set_tensor, tensors_of
 from fxprune.report import Report
@@ -250,6 +251,8 @@ def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
         slim.plan = Plan.of(extra["fxprune.plan.json"], tensors)
     if "fxprune.report.json" in extra:
         slim.report = Report.from_json(extra["fxprune.report.json"])
+    if slim.plan is not None and slim.plan.masks:
+        attach(slim, slim.plan.masks)
 
 
 def analysis_json(analysis: Analysis) -> str:

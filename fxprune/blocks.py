@@ -200,3 +200,23 @@ def _size(given: Any) -> Size:
     if given == "all" or (type(given) is int and given >= 1):
         return given  # type: ignore[no-any-return]
     raise ValueError(f'{given!r}: a whole number of 1 or more, or "all", is needed')
+
+
+def masks_of(
+    selected: Sequence[Target], alive: Mask, kept: Mapping[str, tuple[torch.Tensor, ...]]
+) -> dict[str, torch.Tensor]:
+    """Return the masks of the selected tensors, bool of the shape of what is kept of each."""
+    masks: dict[str, torch.Tensor] = {}
+    for target in selected:
+        if isinstance(target, BlockTarget):
+            mask = target.mask(alive)
+            for dim, index in enumerate(kept[target.tensor]):
+                mask = mask.index_select(dim, index)
+            masks[target.tensor] = mask
+    return masks
+
+
+def blocks_left(target: BlockTarget, mask: torch.Tensor) -> int:
+    """Return how many blocks a mask leaves, of a tensor that may have become smaller."""
+    block = tuple(min(b, n) for b, n in zip(target.grid.block, mask.shape, strict=True))
+    return int((Grid(tuple(mask.shape), block).pooled(mask.float()) > 0).sum())

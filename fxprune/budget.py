@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.allocators import Bounds, Choice, Key, Move, Progress, moves_of
+from fxprune.allocators.registry import MANY, NOWHERE
 from fxprune.cost import Cost
 from fxprune.emptiness import ranks, risky
 from fxprune.errors import ObjectiveError, SpecError
@@ -74,8 +76,25 @@ class Budget:
                 continue  # a finer rounding may still reach it
             if self.near(choice):
                 return choice
-        search = Search(self, self.moves(self.steps[-1]), key)
-        return search.ratio(progress) if self.name == "ratio" else search.meet()
+        return self._refined(key, progress)
+
+    def _refined(self, key: Key, progress: Progress) -> Choice:
+        """Search at the finest rounding, cutting large moves up where the search ends."""
+        finer: dict[int, Ids] = {}
+        step, moves = self.steps[-1], self.moves(self.steps[-1])
+        while True:
+            search = Search(self, moves, key)
+            choice = search.ratio(progress) if self.name == "ratio" else search.meet()
+            ends = [np.cumsum([len(move.units) for move in listed]) for listed in moves]
+            cuts = {k: cut for k, e in enumerate(ends) if len(cut := around(e, choice.counts[k]))}
+            if not cuts:
+                return choice
+            finer |= {k: np.union1d(finer.get(k, cut), cut) for k, cut in cuts.items()}
+            bounds, sizes = self.bounds, self.sizes
+            before = sum(map(len, moves))
+            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer)
+            if sum(map(len, moves)) == before:
+                return choice
 
     def near(self, choice: Choice) -> bool:
         """Tell whether a choice meets the goal within the tolerance."""
@@ -122,3 +141,19 @@ class Budget:
     @cached_property
     def _risky(self) -> list[Ids]:
         return risky(self.cost.every_axis(), self.targets, len(self.cost.whole()))
+
+
+def around(ends: Ids, made: int) -> Ids:
+    """Return where the moves around the place that a search came to can be cut, none where not.
+
+    >>> around(np.array([1, 2, 3]), 2).tolist(), len(around(np.array([100, 200, 300]), 1))
+    ([], 124)
+    """
+    if len(ends) < MANY:
+        return NOWHERE
+    stops = np.concatenate([[0], ends])
+    found = [NOWHERE]
+    for low, high in pairwise(stops[max(0, made - 1) : made + 2].tolist()):
+        if high - low > 1:
+            found.append(np.linspace(low, high, 66).astype(np.int64)[1:-1])
+    return np.setdiff1d(np.concatenate(found), stops)

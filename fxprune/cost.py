@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.blocks import BlockTarget
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
 from fxprune.peak import Peak
@@ -43,6 +44,7 @@ class Cost:
         self._coupling = coupling
         self._module = module
         self._batch = batch or 1
+        self.blocks: tuple[BlockTarget, ...] = ()  # of which some may be masked
         self._index: dict[int, int] = {}
         self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
         self.axes: list[Ids] = []
@@ -142,6 +144,19 @@ class Cost:
         """Return the number of parameters that the graph reads."""
         counts = self.counts(alive)
         return sum(prod(counts[a] for a in axes) for _, axes, _, owned in self.tensors if owned)
+
+    def masked(self, alive: Mask) -> int:
+        """Return how many of those parameters masks keep at zero."""
+        return sum(self._masked(target, alive) for target in self.blocks)
+
+    def _masked(self, target: BlockTarget, alive: Mask) -> int:
+        """Return how many entries a mask zeroes of those that are kept of its tensor."""
+        axes = next((axes for name, axes, *_ in self.tensors if name == target.tensor), ())
+        kept = [alive[self.axes[a]].all(axis=1) for a in axes]
+        if all(one.all() for one in kept):
+            return prod(target.grid.shape) - target.entries(alive)
+        mask = target.mask(alive).numpy()
+        return int((~mask[np.ix_(*kept)]).sum())
 
     def bytes(self, alive: Mask) -> int:
         """Return the bytes of the tensors that the graph reads and of the buffers beside them."""

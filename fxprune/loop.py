@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 import passes
-from fxprune import pipeline, ranks
+from fxprune import masks, pipeline, ranks
 from fxprune.allocators import Choice
 from fxprune.calibration import Calibration
 from fxprune.capture import capture
 from fxprune.carrying import carry
 from fxprune.checkpoint import Checkpoint, Saved
-from fxprune.cost import Cost
 from fxprune.errors import CallbackError, CheckpointError, FxpruneError, SpecError, first_line
 from fxprune.metrics import Learner
 from fxprune.objectives import Objective
@@ -31,7 +30,7 @@ from fxprune.slim import SlimModule
 from fxprune.spec import Spec
 from fxprune.trials import Trials, fingerprint
 from fxprune.watching import cut, settled, watching
-from passes.allocate import planned
+from passes.allocate import costed, planned
 
 FineTune = Callable[[nn.Module, int], None]
 Kept = Mapping[str, tuple[torch.Tensor, ...]]
@@ -95,6 +94,9 @@ class Run:
         made = {repr(one): one.made() for one in metrics}
         training = [one for one in made.values() if one.needs == "training"]
         self._learners = [one for one in training if isinstance(one, Learner)]
+        # such a metric looks at what is masked as well, which may come back
+        self._through = any(getattr(one, "straight_through", False) for one in self._learners)
+        self._masks: dict[str, torch.Tensor] = {}
 
     @staticmethod
     def _check(spec: Spec, calls: Callbacks) -> None:
@@ -138,12 +140,14 @@ class Run:
     def _ready(self) -> Program:
         """Return the program of what is left of the model, with all that the passes look at."""
         if self._slim is not None:
-            self._program = capture(self._slim)
+            self._program = self._graph(self._slim)
         return self._program.with_(
             calibration=self._calls.data,
             trials=self._trials,
             learned=self.saved.learned,
             origin=self._origin,
+            masks={} if self._through else self._masks,
+            dense=self._through,
             say=self._calls.say,
         )
 
@@ -157,6 +161,7 @@ class Run:
             carry(self._calls.optimizer, before, self._slim, program.plan.kept)
         self._origin, self._achieved = program.origin, program.achieved
         self._kept = after(self._kept, program.plan.kept)
+        self._masks = dict(program.plan.masks)
         self.saved.learned = cut(self.saved.learned, program.plan.kept)
         self.saved.alive.append(torch.from_numpy(np.asarray(program.alive)))
         self._seconds = {
@@ -172,6 +177,8 @@ class Run:
             for name, tensor in self._slim.state_dict(keep_vars=True).items():
                 if name in given:
                     tensor.copy_(_cut(given[name].detach(), (self._kept or {}).get(name, ())))
+        if self._masks and not self._through:
+            masks.hold(self._slim)
         if self._calls.optimizer is not None:
             self._calls.optimizer.state.clear()
 
@@ -185,9 +192,17 @@ class Run:
         self._calls.say(f"fine-tuning {number}")
         more = self.saved.step < self._spec.schedule.made().count  # else there is nothing to learn
         learners = self._learners if more else []
-        graph = capture(module).module if learners else self._program.module
+        graph = self._graph(module).module if learners else self._program.module
         with watching(learners, graph, module, self.saved.learned):
             ranks.together(lambda: self._tuned(module, number))
+
+    def _graph(self, module: SlimModule) -> Program:
+        """Return a module captured, with its masks taken off meanwhile."""
+        masks.detach(module)
+        try:
+            return capture(module)
+        finally:
+            masks.attach(module, self._masks, self._through)
 
     def _tuned(self, module: nn.Module, number: int) -> None:
         tune = self._calls.fine_tune
@@ -196,6 +211,7 @@ class Run:
         with torch.enable_grad():
             _called("fine_tune", lambda: tune(module, number))
         module.train(self._first.signature.training)
+        masks.settle(module)
         _finite(module, number)
 
     def _whole(self) -> SlimModule:
@@ -219,7 +235,7 @@ class Run:
             self._learners,
             cast(Any, program.module),
             tensors,
-            program.plan.kept,
+            program.plan,
             self.saved.learned,
         )
 
@@ -261,7 +277,7 @@ class Run:
 
     def _chosen(self, program: Program, alive: torch.Tensor) -> Program:
         assert program.discovery is not None
-        cost = Cost(program.module, program.discovery.coupling, program.signature.batch)
+        cost = costed(program)
         origin = self._origin or Origin(program.discovery, program.selected, cost)
         choice = Choice(alive.numpy(), 1.0)
         return planned(program.with_(origin=origin), cost, choice)
@@ -271,7 +287,10 @@ class Run:
         assert self._slim is not None
         assert self._origin is not None
         slim, kept = self._slim, self._kept or {}
-        plan = Plan(kept, self._origin.plans(kept), self._spec.to_dict())
+        if self._masks:
+            masks.hold(slim)
+        plans = self._origin.plans(kept, self._masks)
+        plan = Plan(kept, plans, self._spec.to_dict(), self._masks)
         slim.plan = plan
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
         slim.report = Report.of(program, self.saved.history)

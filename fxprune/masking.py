@@ -15,18 +15,25 @@ def zeroed(module: torch.nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     made: dict[int, torch.Tensor] = {}
     changed: dict[str, torch.Tensor] = {}
     for name, axes in plan.kept.items():
-        tensor = parameters.get(name)
-        if tensor is None or all(len(k) == n for k, n in zip(axes, tensor.shape, strict=True)):
+        tensor, mask = parameters.get(name), plan.masks.get(name)
+        if tensor is None:
+            continue
+        if mask is None and all(len(k) == n for k, n in zip(axes, tensor.shape, strict=True)):
             continue
         if id(tensor) not in made:
-            made[id(tensor)] = _zero(tensor, axes)
+            made[id(tensor)] = _zero(tensor, axes, mask)
         changed[name] = made[id(tensor)]
     return changed
 
 
-def _zero(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _zero(
+    tensor: torch.Tensor, axes: tuple[torch.Tensor, ...], mask: torch.Tensor | None
+) -> torch.Tensor:
     with torch.no_grad():
         copy = tensor.detach().clone()
+        if mask is not None:
+            places = torch.meshgrid(*(k.to(copy.device) for k in axes), indexing="ij")
+            copy[places] *= mask.to(copy.device)
         for dim, kept in enumerate(axes):
             if len(kept) < copy.shape[dim]:
                 gone = torch.ones(copy.shape[dim], dtype=torch.bool)

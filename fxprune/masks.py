@@ -20,6 +20,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 SUFFIX = "_mask"
+# dense values of the parameters that are masked for a pass just now, and who is put back after it
+_DENSE: MutableMapping[torch.Tensor, torch.Tensor] = WeakTensorKeyDictionary()
+_FOLLOWED: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary()
 # the masks that hooks on parameters multiply gradients with: hooks are neither copied nor pickled
 _HOOKED: MutableMapping[torch.Tensor, list[torch.Tensor]] = WeakTensorKeyDictionary()
 
@@ -114,42 +117,29 @@ def _before(module: nn.Module, args: Any) -> None:
     if not module._fxprune_dense:
         hold(module)
         return
-    _put_back(module)
-    kept: dict[str, torch.Tensor] = {}
-    handles: list[Any] = []
-    for name, parameter, mask in _pairs(module):
-        kept[name] = parameter.data.clone()
+    for _, parameter, mask in _pairs(module):
+        restore(parameter)
+        _DENSE[parameter] = parameter.data.clone()
         _zero(parameter, mask)
-        if torch.is_grad_enabled() and parameter.requires_grad:
-            back = _back(kept, name)
-            handles.append(parameter.register_post_accumulate_grad_hook(back))
-    vars(module)["_fxprune_kept"] = (kept, handles)
-
-
-def _back(kept: dict[str, torch.Tensor], name: str) -> Callable[[torch.Tensor], None]:
-    def back(parameter: torch.Tensor) -> None:
-        if name in kept:
-            parameter.data.copy_(kept.pop(name))
-
-    return back
+        if parameter.requires_grad and parameter not in _FOLLOWED:
+            parameter.register_post_accumulate_grad_hook(restore)
+            _FOLLOWED[parameter] = True
 
 
 def _after(module: nn.Module, args: Any, result: Any) -> None:
     """Put dense weights back at once where no backward pass will follow."""
     if not _traced() and module._fxprune_dense and not torch.is_grad_enabled():
-        _put_back(module)
-
-
-def _put_back(module: nn.Module) -> None:
-    kept, handles = getattr(module, "_fxprune_kept", ({}, []))
-    for name, parameter, _ in _pairs(module):
-        if name in kept:
-            parameter.data.copy_(kept.pop(name))
-    for handle in handles:
-        handle.remove()
-    vars(module).pop("_fxprune_kept", None)
+        settle(module)
 
 
 def settle(module: nn.Module) -> None:
     """Put back dense weights that a forward pass without a backward pass left masked."""
-    _put_back(module)
+    for _, parameter, _ in _pairs(module):
+        restore(parameter)
+
+
+def restore(parameter: torch.Tensor) -> None:
+    """Put back the dense values of a parameter, if a forward pass has masked them."""
+    dense = _DENSE.pop(parameter, None)
+    if dense is not None:
+        parameter.data.copy_(dense)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from fxprune.blocks import BlockTarget, blocks_left
 from fxprune.cost import Cost
 from fxprune.guards import Mask
 from fxprune.plan import TargetPlan
@@ -36,7 +37,7 @@ class Origin:
     @cached_property
     def _known(self) -> dict[object, Target]:
         known: dict[object, Target] = {}
-        for target in self.discovery.targets:
+        for target in (*self.discovery.targets, *self.selected):
             known.setdefault(_place(target), target)
             known.setdefault(target.name, target)
         return known
@@ -57,12 +58,17 @@ class Origin:
                 alive[axis.guard[kept[axis.name][axis.dim].numpy()]] = True
         return alive
 
-    def plans(self, kept: Kept) -> tuple[TargetPlan, ...]:
+    def plans(self, kept: Kept, masks: Mapping[str, torch.Tensor]) -> tuple[TargetPlan, ...]:
         """Return what became of every selected target."""
         alive = self.alive(kept)
+
+        def left(target: Target) -> int:
+            if isinstance(target, BlockTarget):
+                return blocks_left(target, masks[target.tensor])
+            return int(alive[target.units].sum())
+
         return tuple(
-            TargetPlan(t.name, t.kind, len(t), int(alive[t.units].sum()), t.exact, t.why)
-            for t in self.selected
+            TargetPlan(t.name, t.kind, len(t), left(t), t.exact, t.why) for t in self.selected
         )
 
 

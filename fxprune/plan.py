@@ -34,19 +34,22 @@ class TargetPlan:
 class Plan:
     """Hold the kept indices of every parameter and buffer that the model reads.
 
-    `kept[name][d]` are the kept indices of axis `d` of tensor `name`, int64, ascending.
+    `kept[name][d]` are the kept indices of axis `d` of tensor `name`, int64, ascending. `masks`
+    say of some tensors which entries of what is kept are not zero, bool.
     """
 
     kept: Mapping[str, tuple[torch.Tensor, ...]]
     targets: tuple[TargetPlan, ...] = ()
     spec: Mapping[str, Any] = field(default_factory=dict)
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "masks", MappingProxyType(dict(self.masks)))
         object.__setattr__(self, "kept", MappingProxyType(dict(self.kept)))
         object.__setattr__(self, "spec", MappingProxyType(dict(self.spec)))
 
     def __reduce__(self) -> Any:
-        return Plan, (dict(self.kept), self.targets, dict(self.spec))
+        return Plan, (dict(self.kept), self.targets, dict(self.spec), dict(self.masks))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -68,8 +71,9 @@ class Plan:
         )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the kept indices as flat tensors, named `tensor:axis`."""
-        return {
+        """Return kept indices as flat tensors `name:axis`, and masks as `name:mask`."""
+        masks = {f"{name}:mask": mask.clone() for name, mask in self.masks.items()}
+        return masks | {
             f"{name}:{d}": index.clone()  # tensors that the model ties have the same indices
             for name, indices in self.kept.items()
             for d, index in enumerate(indices)
@@ -83,7 +87,13 @@ class Plan:
             name: tuple(tensors[f"{name}:{d}"] for d in range(axes))
             for name, axes in data["axes"].items()
         }
-        return cls(kept, tuple(TargetPlan(**one) for one in data["targets"]), data["spec"])
+        masks = {
+            name.removesuffix(":mask"): tensor
+            for name, tensor in tensors.items()
+            if name.endswith(":mask")
+        }
+        plans = tuple(TargetPlan(**one) for one in data["targets"])
+        return cls(kept, plans, data["spec"], masks)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `path` (JSON) and beside it the indices, as `.safetensors`."""

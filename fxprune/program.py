@@ -88,6 +88,8 @@ class Program:
     origin: Origin | None = None  # what the program was, where something is gone already
     say: Callable[[str], None] = lambda text: None  # shows the user how it goes on
     selected: tuple[Target, ...] = ()
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what is zero already
+    dense: bool = False  # whether masks are put on for each pass only, and weights stay
     terms: tuple[Terms, ...] = ()  # what its selection says of each selected target
     scores: tuple[Any, ...] = ()  # one array [units] a selected target
     alive: Any = None  # bool [variables]: the choice of the allocation

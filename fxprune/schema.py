@@ -15,7 +15,7 @@ from fxprune.objectives import OBJECTIVES
 from fxprune.registry import Registry
 from fxprune.schedules import SCHEDULES
 from fxprune.spec_errors import model_of
-from fxprune.targets import ALL_KINDS
+from fxprune.targets import SELECTABLE
 
 Json = dict[str, Any]
 AXES = {"metric": METRICS, "allocation": ALLOCATORS, "schedule": SCHEDULES}
@@ -30,7 +30,7 @@ def schema(spec: type[BaseModel]) -> Json:
     for axis, registry in AXES.items():
         defs[axis] = _strategies(registry, models[axis])
         defs[f"{axis}-of-preset"] = _change(defs[axis])
-    kinds: Json = {"enum": [*ALL_KINDS, "all"]}
+    kinds: Json = {"enum": [*SELECTABLE]}
     selection = {"$ref": "#/$defs/selection"}
     target = [kinds, _listed(kinds), selection, _listed(selection)]
     strict = {axis: {"$ref": f"#/$defs/{axis}"} for axis in AXES}
@@ -56,7 +56,7 @@ def schema(spec: type[BaseModel]) -> Json:
 def _selection(model: type[BaseModel] | None) -> Json:
     """Return the schema of one selection of targets."""
     assert model is not None
-    kinds: Json = {"enum": [*ALL_KINDS, "all"]}
+    kinds: Json = {"enum": [*SELECTABLE]}
     own = {
         "kind": {"anyOf": [kinds, _listed(kinds)]},
         **dict.fromkeys(("include", "exclude", "type"), TEXTS),

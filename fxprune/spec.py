@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fxprune import allocators, metrics, objectives, schedules
 from fxprune.allocators import Allocator
+from fxprune.blocks import block_of
 from fxprune.errors import SpecError
 from fxprune.metrics import Metric
 from fxprune.metrics.normalizing import Normalization
@@ -21,7 +22,7 @@ from fxprune.schedules import Schedule
 from fxprune.schema import schema
 from fxprune.spec_errors import explained
 from fxprune.spec_files import read, with_preset
-from fxprune.targets import ALL_KINDS
+from fxprune.targets import SELECTABLE
 
 Patterns = tuple[str, ...]
 
@@ -83,6 +84,9 @@ class TargetSpec(_Bounds):
     min_units: int = Field(default=2, ge=2, strict=True)
     max_units: int | None = Field(default=None, ge=2, strict=True)
     exact: bool = Field(default=False, strict=True)
+    tensor: Literal["weight", "bias"] = "weight"
+    block: Any = None
+    axes: tuple[int, ...] | None = None
     metric: MetricSpec | None = None
     min_keep: int | None = Field(default=None, ge=1, strict=True)
     min_ratio: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
@@ -98,6 +102,18 @@ class TargetSpec(_Bounds):
     @classmethod
     def _name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("block")
+    @classmethod
+    def _block(cls, value: Any) -> Any:
+        return None if value is None else block_of(value)
+
+    @model_validator(mode="after")
+    def _only_of_blocks(self) -> TargetSpec:
+        given = [name for name in ("block", "axes") if getattr(self, name) is not None]
+        if given and self.kind != "block":
+            raise ValueError(f'{given[0]} is of blocks: set kind to "block"')
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was said, as plain data."""
@@ -223,8 +239,8 @@ class Spec(_Strict):
         for number, target in enumerate(self.target):
             where = self.where(number)
             for kind in (target.kind,) if isinstance(target.kind, str) else target.kind:
-                if kind not in (*ALL_KINDS, "all"):
-                    known = (*ALL_KINDS, "all")
+                if kind not in SELECTABLE:
+                    known = SELECTABLE
                     raise SpecError(f"{where}.kind: {unknown('kind', kind, known)}")
             if target.metric is not None:
                 target.metric.made(f"{where}.metric")

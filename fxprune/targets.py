@@ -34,6 +34,7 @@ UNREMARKABLE_FACTORS = {
     "every slice of this axis is used by itself",
 }
 ALL_KINDS = tuple(dict.fromkeys(KINDS.values()))
+SELECTABLE = (*ALL_KINDS, "block", "all")  # blocks are parts of one tensor, made where asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,8 @@ class Target:
     footprint: tuple[tuple[str, int], ...]
     exact: bool
     why: str = ""
-
     structure: tuple[str, ...] = field(default=(), kw_only=True)
+
     def __len__(self) -> int:
         return len(self.units)
 
@@ -209,7 +210,6 @@ class Discovery:
             targets.append(Target(label, kind, units, footprint, not why, why, structure=structure))
         return tuple(targets)
 
-    def _kinds(self) -> Ids:
     def _structure(self, kind: str, footprint: Sequence[tuple[str, int]]) -> tuple[str, ...]:
         """Return what a footprint looks like in the graph, without names and sizes."""
         return (kind, *sorted(f"{r}.{dim}" for name, dim in footprint for r in self._readers[name]))
@@ -226,6 +226,7 @@ class Discovery:
                 listed += [f"{user.target}({place})" for place in places]
         return {n: readers[id(attribute(self.module, n))] for n in self.parameters}
 
+    def _kinds(self) -> Ids:
         """Return for each variable the place in KINDS of its most telling role, or -1."""
         rank = {role: k for k, role in enumerate(KINDS)}
         best = np.full(self.coupling.guards.size, len(KINDS))

@@ -12,8 +12,10 @@ import torch
 
 from fxprune import ranks
 from fxprune.allocators import Choice
+from fxprune.blocks import masks_of
 from fxprune.errors import CallbackError, CheckpointError, FxpruneError, first_line
 from fxprune.masking import owned, zeroed
+from fxprune.masks import attach
 from fxprune.plan import Plan
 from fxprune.program import Program, tensors_of
 from fxprune.restoration import restore
@@ -66,11 +68,12 @@ class Trials:
         self._prepare(program)
         assert program.discovery is not None
         kept = kept_indices(program.module, program.discovery.coupling, choice.alive)
-        key = self._key(kept)
+        masks = masks_of(program.selected, choice.alive, kept)
+        key = self._key(kept, masks)
         if key not in self._known:
             cut = [t for t in program.selected if not choice.alive[t.units].all()]
             exact = all(target.exact for target in cut)
-            plan = Plan(kept)
+            plan = Plan(kept, masks=masks)
             value = self._masked(plan) if exact else self._shrunk(program, choice, plan)
             self._known[key] = value
             self._write(key, value)
@@ -99,13 +102,19 @@ class Trials:
     def _shrunk(self, program: Program, choice: Choice, plan: Plan) -> float:
         assert program.discovery is not None
         small = shrink(program.module, program.discovery.coupling, choice.alive, plan.kept)
-        return self.of(restore(small, training=False))
+        whole = restore(small, training=False)
+        attach(whole, plan.masks)
+        return self.of(whole)
 
-    def _key(self, kept: dict[str, tuple[torch.Tensor, ...]]) -> str:
+    def _key(
+        self, kept: dict[str, tuple[torch.Tensor, ...]], masks: dict[str, torch.Tensor]
+    ) -> str:
         digest = hashlib.sha256(self._print.encode())
         for name in sorted(kept):
             for index in kept[name]:
                 digest.update(index.numpy().tobytes() + b"|")
+        for name in sorted(masks):
+            digest.update(name.encode() + masks[name].numpy().tobytes())
         return digest.hexdigest()
 
     def _write(self, key: str, value: float) -> None:
@@ -127,17 +136,17 @@ def fingerprint(module: torch.nn.Module) -> str:
 def _remembered(memory: Path) -> dict[str, float]:
     if not memory.exists():
         return {}
+    text = memory.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # the line that was being written when the search was killed
+        with memory.open("r+", encoding="utf-8") as lines:
+            lines.truncate(len(whole.encode()))
     known: dict[str, float] = {}
     for number, line in enumerate(whole.splitlines()):
         try:
             key, value = json.loads(line)
             known[str(key)] = float(value)
         except (ValueError, TypeError):
-    text = memory.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # the line that was being written when the search was killed
-        with memory.open("r+", encoding="utf-8") as lines:
-            lines.truncate(len(whole.encode()))
             raise CheckpointError(
                 f"{memory}: line {number + 1} is no score; delete the file to search anew"
             ) from None

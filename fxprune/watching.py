@@ -9,7 +9,9 @@ import torch
 from torch import fx, nn
 
 from fxprune import ranks
+from fxprune.masks import restore
 from fxprune.metrics.registry import Learned, Learner
+from fxprune.plan import Plan
 
 
 @contextmanager
@@ -42,6 +44,7 @@ def _hook(
     learner: Learner, name: str, parameter: nn.Parameter, learned: Learned
 ) -> Callable[[torch.Tensor], torch.Tensor | None]:
     def observe(gradient: torch.Tensor) -> torch.Tensor | None:
+        restore(parameter)  # a mask that lets gradients through has hidden the weights till now
         with torch.no_grad():
             return learner.observe(name, parameter, gradient, learned)
 
@@ -52,18 +55,16 @@ def settled(
     learners: Sequence[Learner],
     graph: fx.GraphModule,
     tensors: Mapping[str, torch.Tensor],
-    kept: Mapping[str, tuple[torch.Tensor, ...]],
+    plan: Plan,
     learned: Learned,
 ) -> None:
     """Tell each learner what would be kept now of every parameter it watches."""
     for learner in learners:
         for name in dict.fromkeys(learner.watched(graph)):
-            if name in tensors and name in kept:
-                keep = torch.ones(tensors[name].shape, dtype=torch.bool)
-                for dim, index in enumerate(kept[name]):
-                    gone = torch.ones(keep.shape[dim], dtype=torch.bool)
-                    gone[index] = False
-                    keep.index_fill_(dim, gone.nonzero().flatten(), False)
+            if name in tensors and name in plan.kept:
+                keep = torch.zeros(tensors[name].shape, dtype=torch.bool)
+                places = torch.meshgrid(*plan.kept[name], indexing="ij")
+                keep[places] = plan.masks.get(name, torch.tensor(True))
                 with torch.no_grad():
                     learner.settle(name, tensors[name].detach(), keep, learned)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from fxprune.allocators import Allocator, Bounds, Choice
 from fxprune.allocators import make as make_allocator
+from fxprune.blocks import BlockTarget, masks_of
 from fxprune.budget import Budget
 from fxprune.cost import Cost
 from fxprune.errors import SpecError
@@ -55,7 +56,7 @@ class Allocate:
         allocator = make_allocator(self.allocation, self.options)
         self._check()
         assert program.discovery is not None
-        cost = Cost(program.module, program.discovery.coupling, program.signature.batch)
+        cost = costed(program)
         origin = program.origin or Origin(program.discovery, program.selected, cost)
         budget = self._budget(program, origin, cost, name, objective)
         choice = self._chosen(program, allocator, budget)
@@ -128,15 +129,25 @@ def planned(program: Program, cost: Cost, choice: Choice) -> Program:
     )
     kept = kept_indices(program.module, program.discovery.coupling, alive)
     costs = _costs(program.origin.cost, cost, choice)
-    program = program.with_(alive=alive, plan=Plan(kept, plans), costs=costs)
+    plan = Plan(kept, plans, masks=masks_of(program.selected, alive, kept))
+    program = program.with_(alive=alive, plan=plan, costs=costs)
     facts = program.facts | {"planned"}
     return program.with_(achieved=choice.achieved, facts=facts)
+
+
+def costed(program: Program) -> Cost:
+    """Return the cost of a program, which knows the selected blocks."""
+    assert program.discovery is not None
+    cost = Cost(program.module, program.discovery.coupling, program.signature.batch)
+    cost.blocks = tuple(t for t in program.selected if isinstance(t, BlockTarget))
+    return cost
 
 
 def _costs(original: Cost, cost: Cost, choice: Choice) -> dict[str, int]:
     return {
         "parameters_before": original.every_param(),
         "parameters_after": cost.params(choice.alive),
+        "masked": cost.masked(choice.alive),
         "macs_before": original.macs(original.whole()),
         "macs_after": cost.macs(choice.alive),
         "bytes_before": original.every_byte(),

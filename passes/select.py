@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
+from fxprune.blocks import BlockTarget, Grid, Layout, Pattern, block_of
 from fxprune.errors import SpecError
 from fxprune.pipeline import register, unknown
 from fxprune.program import Program
-from fxprune.targets import ALL_KINDS, Discovery, Target, Terms
+from fxprune.targets import SELECTABLE, Discovery, Target, Terms
+
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
 @register("select")
@@ -18,8 +23,9 @@ from fxprune.targets import ALL_KINDS, Discovery, Target, Terms
 class Select:
     """Keep to targets of a kind, named by patterns, of a size; with exact, removable traceless.
 
-    `more` adds to what an earlier select chose. What is selected may have a `metric` and bounds of
-    its own: `min_keep`, `min_ratio`, `max_ratio` and `round_to`.
+    The kind "block" takes the blocks of a `tensor` ("weight" or "bias") of `block` entries along
+    `axes`. `more` adds to what an earlier select chose. What is selected may have a `metric` and
+    bounds of its own: `min_keep`, `min_ratio`, `max_ratio` and `round_to`.
     """
 
     kind: str | tuple[str, ...] = "all"
@@ -34,6 +40,9 @@ class Select:
     min_ratio: float | None = None
     max_ratio: float | None = None
     round_to: int | Literal["auto"] | None = None
+    tensor: str = "weight"
+    block: Any = None
+    axes: tuple[int, ...] | None = None
     more: bool = False
     where: str = "target"
 
@@ -45,8 +54,10 @@ class Select:
         """Return the program with targets selected; selecting none, or one twice, is an error."""
         kinds = _listed(self.kind)
         for kind in kinds:
-            if kind not in (*ALL_KINDS, "all"):
-                raise SpecError(f"{self.where}.kind: {unknown('kind', kind, (*ALL_KINDS, 'all'))}")
+            if kind not in SELECTABLE:
+                raise SpecError(f"{self.where}.kind: {unknown('kind', kind, SELECTABLE)}")
+        if kinds == ("block",):
+            return self._blocks(program)
         assert program.discovery is not None
         targets = program.discovery.targets
         if program.origin is None:
@@ -57,14 +68,56 @@ class Select:
         chosen = tuple(one for one in targets if self._takes(of(one), kinds, discovery))
         if not chosen and program.origin is None:
             raise SpecError(f"{self.where}: {self._nothing(targets, kinds)}")
+        return self._added(program, chosen)
+
+    def _added(self, program: Program, chosen: tuple[Target, ...]) -> Program:
+        """Return the program with targets selected, after those that were before."""
         earlier, terms = (program.selected, program.terms) if self.more else ((), ())
-        for target in set(earlier) & set(chosen):
-            raise SpecError(
-                f"{self.where}: {target.name} is in an earlier selection too; exclude it from one "
-                "of them"
-            )
+        taken = {target.name for target in earlier}
+        for target in chosen:
+            if target.name in taken:
+                raise SpecError(
+                    f"{self.where}: {target.name} is in an earlier selection too; exclude it from "
+                    "one of them"
+                )
         terms = (*terms, *(self._terms() for _ in chosen))
         return program.with_(selected=(*earlier, *chosen), terms=terms, scores=())
+
+    def _blocks(self, program: Program) -> Program:
+        """Return the program with the blocks of tensors selected."""
+        assert program.discovery is not None
+        if program.origin is None:
+            self._check(program.discovery)
+        try:
+            block = block_of(1 if self.block is None else self.block)
+        except ValueError as error:
+            raise SpecError(f"{self.where}.block: {error}") from None
+        layout = Layout(block, self.axes)
+        chosen: list[Target] = []
+        for name, shape in self._tensors(program.discovery):
+            grid, pattern = layout.of(name, shape, self.where)
+            if len(grid) > 1:
+                chosen.append(_block_target(program, name, grid, pattern))
+        if not chosen and program.origin is None:
+            raise SpecError(
+                f"{self.where}: no {self.tensor} of two blocks or more is selected; relax include, "
+                "exclude or type, or make the block smaller"
+            )
+        return self._added(program, tuple(chosen))
+
+    def _tensors(self, discovery: Discovery) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the parameters of the name asked for, with their shapes.
+
+        Without include or type, weights of one axis, such as the scales of norms, stay whole.
+        """
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for name, axes in discovery.parameters.items():
+            shape = tuple(len(axis.raw) for axis in axes)
+            own = Target(f"{name}:block", "block", NOTHING, ((name, 0),), True)
+            asked = self.include or self.type or self.tensor != "weight" or len(shape) > 1
+            if name.rpartition(".")[2].endswith(self.tensor) and asked:
+                found += [(name, shape)] if self._matched(own, discovery) else []
+        return found
 
     def _check(self, discovery: Discovery) -> None:
         """Raise SpecError where a pattern names nothing in the model."""
@@ -83,20 +136,22 @@ class Select:
                 raise SpecError(f"{self.where}.type: {unknown('module type', pattern, bare)}")
 
     def _takes(self, target: Target, kinds: Sequence[str], discovery: Discovery) -> bool:
-        if not ("all" in kinds or target.kind in kinds):
+        if not ("all" in kinds or target.kind in kinds) or not self._matched(target, discovery):
             return False
+        return self.min_units <= len(target) <= (self.max_units or len(target)) and (
+            target.exact or not self.exact
+        )
+
+    def _matched(self, target: Target, discovery: Discovery) -> bool:
         if self.type and not any(
             fnmatchcase(kind, pattern)
             for kind in discovery.types(target)
             for pattern in _listed(self.type)
         ):
             return False
-        return (
-            (not self.include or any(map(target.matches, _listed(self.include))))
-            and not any(map(target.matches, _listed(self.exclude)))
-            and self.min_units <= len(target) <= (self.max_units or len(target))
-            and (target.exact or not self.exact)
-        )
+        if self.include and not any(map(target.matches, _listed(self.include))):
+            return False
+        return not any(map(target.matches, _listed(self.exclude)))
 
     def _terms(self) -> Terms:
         metric = {"name": self.metric} if isinstance(self.metric, str) else self.metric
@@ -114,6 +169,29 @@ class Select:
         if not any(target.kind in kinds for target in targets) and "all" not in kinds:
             return f"no target of kind {', '.join(kinds)}; the model has {', '.join(have)}"
         return "kind, include, exclude, type, size and exact together leave no target; relax one"
+
+
+def _block_target(program: Program, name: str, grid: Grid, pattern: Pattern | None) -> BlockTarget:
+    """Return the blocks of a tensor that no mask has taken yet, as fresh variables."""
+    assert program.discovery is not None
+    index = np.arange(len(grid), dtype=np.int64)
+    mask = program.masks.get(name)
+    if mask is not None:
+        index = index[grid.pooled(mask.float()) > 0]
+    units = program.discovery.coupling.guards.fresh(len(index))[:, 0]
+    footprint = tuple((name, d) for d in range(len(grid.shape)))
+    label = f"{name}:block"
+    return BlockTarget(
+        label,
+        "block",
+        units,
+        footprint,
+        True,
+        tensor=name,
+        grid=grid,
+        index=index,
+        pattern=pattern,
+    )
 
 
 def _places(parameters: Iterable[str]) -> list[str]:

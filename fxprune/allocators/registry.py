@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import ceil
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from fxprune.blocks import BlockTarget
 from fxprune.guards import Ids, Mask
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
@@ -114,6 +116,8 @@ class Allocator(Protocol):
         """Return the choice; raises ObjectiveError where the goal is out of reach."""
 
 
+MANY = 1024  # moves of a target beyond which they are made larger, and refined where it matters
+NOWHERE = np.zeros(0, dtype=np.int64)
 ALLOCATORS = Registry("allocation")
 allocator = ALLOCATORS.register
 
@@ -131,13 +135,23 @@ def moves_of(
     bounds: Sequence[Bounds],
     sizes: Sequence[int],
     step: int,
+    finer: Mapping[int, Ids] = MappingProxyType({}),
 ) -> list[list[Move]]:
     """Cut every target into moves, least important units first; `step` is what "auto" stands for.
 
-    `sizes` are the units that each target had in the original model.
+    `sizes` are the units that each target had in the original model. Targets of very many units,
+    such as the elements of a weight, are cut into `MANY` larger moves, and at the places `finer`.
     """
     return [
-        _moves(k, target, score, bound, size, step if bound.round_to == "auto" else bound.round_to)
+        _moves(
+            k,
+            target,
+            score,
+            bound,
+            size,
+            step if bound.round_to == "auto" else bound.round_to,
+            finer.get(k, NOWHERE),
+        )
         for k, (target, score, bound, size) in enumerate(
             zip(targets, scores, bounds, sizes, strict=True)
         )
@@ -145,19 +159,39 @@ def moves_of(
 
 
 def _moves(
-    k: int, target: Target, score: Scores, bound: Bounds, size: int, step: int
+    k: int, target: Target, score: Scores, bound: Bounds, size: int, step: int, finer: Ids
 ) -> list[Move]:
     n, before = len(target), max(size, len(target)) - len(target)
-    whole = n + before
-    order = np.argsort(score, kind="stable")
-    units, ranked = target.units[order], score[order].tolist()
-    floor = max(1, bound.min_keep, ceil(whole * (1.0 - bound.max_ratio) - 1e-9))
     first = n % step or step
+    whole = n + before
+    order, many = np.argsort(score, kind="stable"), n
+    if isinstance(target, BlockTarget):
+        step = bound.round_to if bound.round_to != "auto" else 1
+        order, least, many = target.order(score)
+        step = max(step, least) // least * least
+        first = step
+    units, ranked = target.units[order], score[order]
+    floor = max(1, bound.min_keep, ceil(whole * (1.0 - bound.max_ratio) - 1e-9))
+    ends = places(min(many, n - floor), first, step, finer)
+    highest = np.maximum.accumulate(ranked) if len(ranked) else ranked
     moves: list[Move] = []
     gone = 0
-    while n - gone - (cut := first if gone == 0 else step) >= floor:
+    for end in ends.tolist():
         due = (gone + before) / whole < bound.min_ratio - 1e-9
-        gone += cut
-        share = (gone + before) / whole
-        moves.append(Move(k, units[gone - cut : gone], share, ranked[gone - 1], due))
+        moves.append(Move(k, units[gone:end], (end + before) / whole, highest[end - 1], due))
+        gone = end
     return moves
+
+
+def places(most: int, first: int, step: int, finer: Ids) -> Ids:
+    """Return after how many units moves end: every `step` from `first` on, if those are not many.
+
+    >>> places(10, 2, 4, NOWHERE).tolist()
+    [2, 6, 10]
+    """
+    count = max(0, (most - first) // step + 1)
+    if count <= MANY:
+        return first + step * np.arange(count, dtype=np.int64)
+    chosen = np.linspace(0, count - 1, MANY).astype(np.int64)
+    cuts = first + np.maximum(finer[finer <= most] - first, 0) // step * step
+    return np.unique(np.concatenate([first + step * chosen, cuts]))

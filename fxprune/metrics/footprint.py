@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.blocks import BlockTarget
 from fxprune.guards import Ids
 from fxprune.metrics.registry import Evidence, Reduction, Scores
 from fxprune.program import attribute
@@ -43,7 +44,7 @@ class Part:
     """Hold what the weights along one parameter axis amount to for the units that guard it.
 
     `units` are variable ids, each once, and `values` their numbers, both `[units]`; `made` says
-    that the axis is what a weight makes rather than what it reads.
+    that the axis is what a weight makes rather than what it reads. Blocks have axis -1.
     """
 
     name: str
@@ -70,12 +71,22 @@ def parts(
     evidence: Evidence, measure: Measure, within: Literal["sum", "max"] = "sum"
 ) -> Iterator[Part]:
     """Yield every part of the footprints, `measure` summed or maximised over it."""
+    blocks: dict[str, list[BlockTarget]] = {}
+    for target in evidence.targets:
+        if isinstance(target, BlockTarget):
+            blocks.setdefault(target.tensor, []).append(target)
+    whole = len(evidence.targets) > sum(map(len, blocks.values()))
     for node, tensor, guards in parameters(evidence):
-        guarded = [dim for dim, g in enumerate(guards) if g.shape[1]]
+        guarded = [dim for dim, g in enumerate(guards) if g.shape[1]] if whole else []
+        inside = blocks.get(str(node.target), [])
         with torch.no_grad():
-            entries = measure(str(node.target), tensor) if guarded and tensor.numel() else None
+            wanted = (guarded or inside) and tensor.numel()
+            entries = measure(str(node.target), tensor) if wanted else None
         if entries is None:
             continue
+        for target in inside:
+            values = target.grid.pooled(entries, within)[target.index]
+            yield Part(target.tensor, -1, True, target.units, values)
         bare = [dim for dim in range(entries.ndim) if dim not in guarded]
         entries = pooled(entries, bare, within, keepdim=True)
         for dim in guarded:

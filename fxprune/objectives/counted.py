@@ -37,13 +37,13 @@ class Ratio(Objective):
 @objective("params")
 @dataclass(frozen=True)
 class Params(Objective):
-    """Keep the share `goal` of the parameters."""
+    """Keep the share `goal` of the parameters; those that a mask keeps at zero are not kept."""
 
     unit: ClassVar[str] = "parameters"
 
     def count(self, cost: Cost, alive: Mask) -> float:
         """Return kept parameters."""
-        return cost.params(alive)
+        return cost.params(alive) - cost.masked(alive)
 
     def whole(self, cost: Cost) -> float:
         """Return all parameters of the model, those that nothing reads too."""
