@@ -187,7 +187,7 @@ def block_of(given: Any) -> Block:
         n, m = given.get("n"), given.get("m")
         good = set(given) == {"n", "m"} and type(n) is int and type(m) is int
         if not good or not 0 < int(n or 0) < int(m or 0):
-            raise ValueError('N:M is {"n": 2, "m": 4}, with n from 1 to m - 1')
+            raise ValueError('a pattern is {"n": 2, "m": 4}, with n from 1 to m - 1')
         return dict(given)
     if isinstance(given, (list, tuple)):
         if not given:

@@ -60,7 +60,7 @@ def prune_in_steps(model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> Sli
     while run.saved.step < schedule.count:
         run.saved.step += 1
         goal = objective.at(schedule.sparsity(run.saved.step, objective.sparsity))
-        run.remove(goal, goal.sparsity / (objective.sparsity or 1.0))
+        run.remove(goal, min(1.0, goal.sparsity / (objective.sparsity or 1.0)))
         if schedule.rewinds:
             run.rewind()
         run.fine_tune()

@@ -28,6 +28,7 @@ class Movement:
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "training"
     settles: ClassVar[bool] = False
+    straight_through: ClassVar[bool] = True  # gradients reach masked weights, which may come back
 
     def watched(self, module: fx.GraphModule) -> list[str]:
         """Return the names of all parameters that the graph reads."""
