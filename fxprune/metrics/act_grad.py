@@ -51,21 +51,36 @@ class ActivationGradient:
         return of_places(evidence, found, self.reduction)
 
 
-class _Tap(torch.nn.Module):
-    """Return what it is given, and note it with the place of its gradient."""
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Hold an activation and the place of its gradient, from one run of the module."""
 
-    def __init__(self, seen: list[Any], node: fx.Node, changes: bool) -> None:
+    tap: _Tap
+    value: torch.Tensor
+    version: int
+    edge: GradientEdge
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether something has written to the activation since."""
+        return self.value._version != self.version
+
+
+class _Tap(torch.nn.Module):
+    """Return what it is given, and note it; a copy of it where something changes it in place."""
+
+    def __init__(self, seen: list[_Seen], node: fx.Node) -> None:
         super().__init__()
-        self._seen, self._node, self._changes = seen, node, changes
+        self._seen, self.node, self.copies = seen, node, False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return x  # not a run that the loss is differentiated through
         if not x.requires_grad:
             x = x.detach().requires_grad_().clone()
-        # an edge: what changes x in place later does not change the gradient it has here
-        value = x.detach().clone() if self._changes else x.detach()
-        self._seen.append((self._node, value, get_gradient_edge(x)))
+        value = x.detach().clone() if self.copies else x.detach()
+        # an edge: the gradient of x as it is here, whatever changes it in place later
+        self._seen.append(_Seen(self, value, value._version, get_gradient_edge(x)))
         return x
 
 
@@ -75,7 +90,7 @@ class _Probe:
     def __init__(self, evidence: Evidence, together: bool) -> None:
         self._evidence, self._together = evidence, together
         self._places: Mapping[fx.Node, Mapping[int, Ids]] = Taps(evidence).places
-        self._seen: list[tuple[fx.Node, torch.Tensor, GradientEdge]] = []
+        self._seen: list[_Seen] = []
         self._module = self._tapped()
         order = [node for node in evidence.module.graph.nodes if node in self._places]
         guards = {(node, dim): g for node in order for dim, g in self._places[node].items()}
@@ -90,8 +105,7 @@ class _Probe:
             if node not in self._places:
                 continue
             name = f"_tap_of_{node.name}"
-            changes = node in self._evidence.coupling.poisoned
-            copy.add_module(name, _Tap(self._seen, node, changes))
+            copy.add_module(name, _Tap(self._seen, node))
             with copy.graph.inserting_after(twin):
                 tap = copy.graph.call_module(name, (twin,))
             twin.replace_all_uses_with(tap, delete_user_cb=lambda user, tap=tap: user is not tap)
@@ -101,18 +115,23 @@ class _Probe:
     def read(self) -> None:
         """Run every batch; the memory is that of one."""
         for number, batch in self._evidence.calibration.each():
-            self._seen.clear()
-            loss = checked_loss(self._evidence, self._module, number, batch)
-            edges = [edge for *_, edge in self._seen]
+            loss = self._run(number, batch)
+            if changed := [one for one in self._seen if one.changed]:
+                for one in changed:
+                    one.tap.copies = True
+                loss = self._run(number, batch)
+            edges = [one.edge for one in self._seen]
             found = torch.autograd.grad(loss, edges, allow_unused=True) if edges else ()
-            for (node, value, _), gradient in zip(self._seen, found, strict=True):
+            for one, gradient in zip(self._seen, found, strict=True):
                 if gradient is not None:  # else the loss does not depend on it
-                    self._add(
-                        node,
-                        (value * gradient.conj()).real if value.is_complex() else value * gradient,
-                    )
+                    product = one.value * gradient.conj()
+                    self._add(one.tap.node, product.real if product.is_complex() else product)
             self.count += 1
         self._seen.clear()
+
+    def _run(self, number: int, batch: Any) -> torch.Tensor:
+        self._seen.clear()
+        return checked_loss(self._evidence, self._module, number, batch)
 
     def _add(self, node: fx.Node, product: torch.Tensor) -> None:
         for dim, g in self._places[node].items():
