@@ -8,7 +8,7 @@ unit (the filter, in the words of the papers), or just the first where no weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +26,8 @@ aten = torch.ops.aten
 
 # what an entry of a parameter counts, all at once; None leaves the parameter out
 Measure: TypeAlias = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+PIECE = 1 << 17  # entries measured at a time: with what is made of them, they fit into a cache
 
 # operators whose results lie along the second axis of a matrix that they read, and its name there
 SECOND: dict[Any, str] = {
@@ -68,32 +70,60 @@ def parameters(evidence: Evidence) -> Iterator[tuple[fx.Node, torch.Tensor, tupl
 
 
 def parts(
-    evidence: Evidence, measure: Measure, within: Literal["sum", "max"] = "sum"
+    evidence: Evidence,
+    measure: Measure,
+    within: Literal["sum", "max"] = "sum",
+    *,
+    elementwise: bool = False,
 ) -> Iterator[Part]:
-    """Yield every part of the footprints, `measure` summed or maximised over it."""
+    """Yield every part of the footprints, `measure` summed or maximised over it.
+
+    An `elementwise` measure needs nothing but the entries, and may be given a few at a time.
+    """
     blocks: dict[str, list[BlockTarget]] = {}
     for target in evidence.targets:
         if isinstance(target, BlockTarget):
             blocks.setdefault(target.tensor, []).append(target)
     whole = len(evidence.targets) > sum(map(len, blocks.values()))
     for node, tensor, guards in parameters(evidence):
+        name, found = str(node.target), dict[int, list[Scores]]()
         guarded = [dim for dim, g in enumerate(guards) if g.shape[1]] if whole else []
-        inside = blocks.get(str(node.target), [])
-        with torch.no_grad():
-            wanted = (guarded or inside) and tensor.numel()
-            entries = measure(str(node.target), tensor) if wanted else None
-        if entries is None:
+        inside = blocks.get(name, [])
+        if not (guarded or inside) or not tensor.numel():
             continue
-        for target in inside:
+        with torch.no_grad():
+            for piece in _pieces(tensor) if elementwise and not inside else [tensor]:
+                if (entries := measure(name, piece)) is not None:
+                    _gather(found, entries, guarded, within)
+        for target in inside if entries is not None else ():
             values = target.grid.pooled(entries, within)[target.index]
             yield Part(target.tensor, -1, True, target.units, values)
-        bare = [dim for dim in range(entries.ndim) if dim not in guarded]
-        entries = pooled(entries, bare, within, keepdim=True)
-        for dim in guarded:
-            others = [d for d in range(entries.ndim) if d != dim]
-            rows = pooled(entries, others, within).double().cpu().numpy()
-            units, values = scattered(guards[dim], rows, within)
-            yield Part(str(node.target), dim, makes(node, dim), units, values)
+        for dim, rows in found.items():
+            units, values = scattered(guards[dim], np.concatenate(rows), within)
+            yield Part(name, dim, makes(node, dim), units, values)
+
+
+def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return a tensor in pieces along its first axis, each small enough for a cache."""
+    if not tensor.ndim or tensor.device.type != "cpu":
+        return [tensor]
+    pieces: Sequence[torch.Tensor] = tensor.split(max(1, PIECE * len(tensor) // tensor.numel()))
+    return pieces
+
+
+def _gather(
+    found: dict[int, list[Scores]], entries: torch.Tensor, guarded: list[int], within: str
+) -> None:
+    """Sum or maximise entries along each guarded axis, and add that to what other pieces gave."""
+    bare = [dim for dim in range(entries.ndim) if dim not in guarded]
+    entries = pooled(entries, bare, within, keepdim=True)
+    for dim in guarded:
+        others = [d for d in range(entries.ndim) if d != dim]
+        rows = pooled(entries, others, within).double().cpu().numpy()
+        if not dim or dim not in found:  # the first axis goes on from piece to piece
+            found.setdefault(dim, []).append(rows)
+        else:
+            (np.add if within == "sum" else np.maximum)(found[dim][0], rows, out=found[dim][0])
 
 
 def pooled(

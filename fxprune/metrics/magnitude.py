@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from fxprune.metrics.footprint import of_targets, parts, reduced
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
@@ -47,12 +48,19 @@ class Linf:
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return max |w| a part, reduced over the parts; one array `[units]` a target."""
-        found = parts(evidence, lambda _, tensor: tensor.abs(), "max")
+        found = parts(evidence, lambda _, tensor: tensor.abs(), "max", elementwise=True)
         total, _ = reduced(found, self.reduction, evidence.coupling.guards.size)
         return of_targets(evidence, total)
 
 
 def power_sums(evidence: Evidence, power: int, reduction: Reduction = "sum") -> Scores:
     """Return Σ|w|^power for every variable over all parameters it guards, shape `[variables]`."""
-    found = parts(evidence, lambda _, tensor: tensor.abs().float().pow_(power))
+    found = parts(evidence, lambda _, tensor: _power(tensor, power), elementwise=True)
     return reduced(found, reduction, evidence.coupling.guards.size)[0]
+
+
+def _power(tensor: torch.Tensor, power: int) -> torch.Tensor:
+    """Return |w|^power of every entry, in single precision."""
+    if power == 2 and not tensor.is_complex():
+        return tensor.float().square()
+    return tensor.abs().float().pow_(power)
