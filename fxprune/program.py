@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from torch.export import Dim
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def vacant(graph: fx.Graph) -> fx.GraphModule:
-    """Return a module of a graph and none of its tensors, yet to be recompiled."""
-    bare = fx.GraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
+    """Return a module of a graph and none of its tensors: code is generated when it first runs."""
+    bare = _LazyGraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
     bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
     return bare
