@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 PRIMES = (10_007, 10_037, 10_061, 10_079, 10_093, 10_103, 10_133, 10_151)
 Pair = tuple[torch.Tensor, torch.Tensor]
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape and strides
+Layouts = tuple[Layout, Layout]  # of both twins
 
 
 class Unknown(Exception):
@@ -38,8 +40,7 @@ class Batch:
 class Known:
     """Hold a result: what both twins are, and a bare tensor whose sizes are symbols."""
 
-    shapes: tuple[tuple[int, ...], ...]
-    strides: tuple[tuple[int, ...], ...]
+    layouts: Layouts
     symbolic: torch.Tensor
 
 
@@ -80,7 +81,7 @@ class Twins:
         if isinstance(value, FakeTensor):
             operands.append(value)
             if id(value) not in self._layouts:
-                self._keep(value, self._derived(value))
+                self._derive(value)
             return self._layouts[id(value)]
         if isinstance(value, torch.SymInt):
             return value.node.expr
@@ -92,28 +93,37 @@ class Twins:
             raise Unknown
         return type(value), value
 
-    def _keep(self, fake: FakeTensor, pair: Pair) -> None:
-        self._pairs[id(fake)] = pair
-        self._layouts[id(fake)] = (fake.dtype, *((one.shape, one.stride()) for one in pair))
+    def _keep(self, fake: FakeTensor, layouts: Layouts) -> None:
+        self._layouts[id(fake)] = (fake.dtype, *layouts)
         self._hold.append(fake)
 
-    def _derived(self, fake: FakeTensor) -> Pair:
-        """Return the twins of a fake tensor: the same one twice where no size is symbolic."""
-        plain = all(isinstance(n, int) for n in (*fake.shape, *fake.stride()))
-        sides = [self._meta(fake, which) for which in range(1 if plain else 2)]
-        return sides[0], sides[-1]
+    def _derive(self, fake: FakeTensor) -> None:
+        """Learn the layouts of a fake tensor from its symbols."""
+        sides = [
+            (
+                tuple([self._number(n, which) for n in fake.shape]),
+                tuple([self._number(n, which) for n in fake.stride()]),
+            )
+            for which in (0, 1)
+        ]
+        self._keep(fake, (sides[0], sides[1]))
 
-    def _meta(self, fake: FakeTensor, which: int) -> torch.Tensor:
-        shape = [self._number(n, which) for n in fake.shape]
-        stride = [self._number(n, which) for n in fake.stride()]
-        with _bare():
-            return torch.empty_strided(shape, stride, dtype=fake.dtype, device="meta")
+    def _pair(self, fake: FakeTensor) -> Pair:
+        """Return the twins of a fake tensor: the same one twice where no size is symbolic."""
+        if id(fake) not in self._pairs:
+            dtype, small, large = self._layouts[id(fake)]
+            with _bare():
+                first = torch.empty_strided(*small, dtype=dtype, device="meta")
+                if small != large:
+                    second = torch.empty_strided(*large, dtype=dtype, device="meta")
+            self._pairs[id(fake)] = first, first if small == large else second
+        return self._pairs[id(fake)]
 
     def _computed(
         self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[FakeTensor]
     ) -> Any:
         """Return what both twins say an operator returns."""
-        pairs = [self._pairs[id(fake)] for fake in operands]
+        pairs = [self._pair(fake) for fake in operands]
         small = self._told(args, 0), self._told(kwargs, 0)
         large = self._told(args, 1), self._told(kwargs, 1)
         with _bare():
@@ -160,14 +170,11 @@ class Twins:
                 raise Unknown
             if first is a:
                 return place
-        shapes, strides = (
-            (tuple(first.shape), tuple(second.shape)),
-            (first.stride(), second.stride()),
-        )
-        sizes = [self._fit(*both) for both in zip(*shapes, strict=True)]
-        steps = [self._fit(*both) for both in zip(*strides, strict=True)]
+        small, large = _layout(first), _layout(second)
+        sizes = [self._fit(a, b) for a, b in zip(small[0], large[0], strict=True)]
+        steps = [self._fit(a, b) for a, b in zip(small[1], large[1], strict=True)]
         bare = torch.empty_strided(sizes, steps, dtype=first.dtype, device="meta")
-        return Known(shapes, strides, bare)
+        return Known((small, large), bare)
 
     def _fit(self, first: int, second: int) -> Any:
         """Return the size that is one number for the one twin, and another for the other."""
@@ -187,15 +194,12 @@ class Twins:
             return operands[known]
         with _bare():
             fake = FakeTensor(self._mode, known.symbolic, device)
-            layouts = zip(known.shapes, known.strides, strict=True)
-            sides = [_empty(*layout, known.symbolic.dtype) for layout in layouts]
-        same = known.shapes[0] == known.shapes[1] and known.strides[0] == known.strides[1]
-        self._keep(fake, (sides[0], sides[0] if same else sides[1]))
+        self._keep(fake, known.layouts)
         return fake
 
 
-def _empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+def _layout(tensor: torch.Tensor) -> Layout:
+    return tuple(tensor.shape), tensor.stride()
 
 
 # ---- operators whose result is laid out as their input -------------------------------------------
@@ -203,10 +207,13 @@ def _empty(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) 
 
 def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call an operator, or where it is sure to return what its input looks like, say that."""
-    alike = ALIKE.get(op)
-    if alike is not None and not kwargs and args[0].is_contiguous() and alike(*args):
+    if kwargs or (op not in ALIKE and op not in UNARY) or not args[0].is_contiguous():
+        return op(*args, **kwargs)
+    if op in UNARY and args[0].is_floating_point():
+        return args[0] if op._schema.is_mutable else torch.empty_like(args[0])
+    if op in ALIKE and ALIKE[op](*args):
         return torch.empty_like(args[0])
-    return op(*args, **kwargs)
+    return op(*args)
 
 
 def _evaluating_batch_norm(
@@ -230,6 +237,12 @@ def _layer_norm(x: Any, shape: list[int], weight: Any = None, bias: Any = None, 
     )
 
 
+# of one tensor, and in its place where their name says so
+UNARY = {
+    getattr(torch.ops.aten, name + place).default
+    for name in ["relu", "gelu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid"]
+    for place in ("", "_")
+}
 # operator -> whether it surely does: its kernels for the meta device are written in Python, slow
 ALIKE: dict[Any, Callable[..., bool]] = {
     torch.ops.aten.batch_norm.default: _evaluating_batch_norm,
