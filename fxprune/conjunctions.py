@@ -122,6 +122,28 @@ def _packed(g: Ids) -> Ids:
     return pack(g) if g.shape[1] else g
 
 
+def factors(g: Ids, sizes: Sequence[int], fixed: Sequence[bool]) -> list[Ids] | None:
+    """Return the axes whose outer product `g` is: None where a column is not along just one.
+
+    An axis that is `fixed` has no column, and every other one has some, but for those of size 1.
+
+    >>> merged = np.array([[1, 3], [1, 4], [2, 3], [2, 4]])
+    >>> [part.tolist() for part in factors(merged, (2, 2), (False, False))]
+    [[[1], [2]], [[3], [4]]]
+    """
+    along: list[list[Ids]] = [[] for _ in sizes]
+    for column in g.T:
+        block = column.reshape(tuple(sizes))
+        axes = [d for d, n in enumerate(sizes) if n > 1 and (block != block.take([0], d)).any()]
+        if len(axes) != 1:
+            return None
+        along[axes[0]].append(np.moveaxis(block, axes[0], 0).reshape(sizes[axes[0]], -1)[:, 0])
+    bare = [n == 1 or fix for n, fix in zip(sizes, fixed, strict=True)]
+    if any(bool(columns) is none for columns, none in zip(along, bare, strict=True)):
+        return None
+    return [pack(np.stack(c, axis=1)) if c else true(n) for c, n in zip(along, sizes, strict=True)]
+
+
 def relate(labels_a: list[Ids], labels_b: list[Ids]) -> tuple[Mask, Mask]:
     """Return `[A, B]` masks: column i of a is as fine as j of b or finer; and the other way."""
     finer_a = np.zeros((len(labels_a), len(labels_b)), dtype=bool)

@@ -23,6 +23,7 @@ from fxprune.conjunctions import (
     crosswise,
     distinct,
     expanded,
+    factors,
     grown,
     joined,
     outer,
@@ -224,6 +225,8 @@ class Guards:
             return [true(size) for size in sizes]
         if len(large) == 1 and not fixed[large[0]]:
             return [g if i == large[0] else true(size) for i, size in enumerate(sizes)]
+        if (found := factors(g, sizes, fixed)) is not None:
+            return found  # it was merged of just these
         parts = [
             true(size) if size == 1 or fix else self.fresh(size)
             for size, fix in zip(sizes, fixed, strict=True)
