@@ -95,9 +95,10 @@ def parts(
             for piece in _pieces(tensor) if elementwise and not inside else [tensor]:
                 if (entries := measure(name, piece)) is not None:
                     _gather(found, entries, guarded, within)
-        for target in inside if entries is not None else ():
-            values = target.grid.pooled(entries, within)[target.index]
-            yield Part(target.tensor, -1, True, target.units, values)
+        for target in inside:
+            if entries is not None:
+                values = target.grid.pooled(entries, within)[target.index]
+                yield Part(target.tensor, -1, True, target.units, values)
         for dim, rows in found.items():
             units, values = scattered(guards[dim], np.concatenate(rows), within)
             yield Part(name, dim, makes(node, dim), units, values)
