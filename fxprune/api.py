@@ -252,7 +252,8 @@ def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
     if "fxprune.report.json" in extra:
         slim.report = Report.from_json(extra["fxprune.report.json"])
     if slim.plan is not None and slim.plan.masks:
-        attach(slim, slim.plan.masks)
+        own = dict(slim.named_parameters(remove_duplicate=False))
+        attach(slim, {name: mask for name, mask in slim.plan.masks.items() if name in own})
 
 
 def analysis_json(analysis: Analysis) -> str:

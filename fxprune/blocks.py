@@ -95,10 +95,13 @@ class Pattern:
 class BlockTarget(Target):
     """Hold the blocks of one tensor: unit `k` is block `index[k]` of the grid.
 
-    With a `pattern` the units are single entries, and only so many of each group may leave.
+    With a `pattern` the units are single entries, and only so many of each group may leave. Of an
+    activation, `site` is the node that makes it and `readers` those that read it there.
     """
 
     tensor: str = ""
+    site: str = ""
+    readers: tuple[str, ...] = ()
     grid: Grid = field(default_factory=lambda: Grid((), ()))
     index: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     pattern: Pattern | None = None
@@ -109,9 +112,34 @@ class BlockTarget(Target):
         keep[self.index] = alive[self.units]
         return self.grid.spread(keep)
 
+    def owners(self) -> Ids:
+        """Return the unit of every entry of the tensor, `[entries]`; 0 where there is none."""
+        owner = np.zeros(len(self.grid), dtype=np.int64)
+        owner[self.index] = self.units
+        owner = owner.reshape(self.grid.counts)
+        for axis, (n, b) in enumerate(zip(self.grid.shape, self.grid.block, strict=True)):
+            owner = np.take(owner, np.arange(n) // b, axis)
+        return owner.ravel()
+
     def entries(self, alive: Mask) -> int:
         """Return how many entries of the tensor are kept."""
         return int(self.grid.sizes()[self.index][alive[self.units]].sum())
+
+    def remark(self) -> str:
+        """Say what of the tensor does not fit the blocks; nothing where all does."""
+        shape = self.grid.shape
+        if self.pattern is not None:
+            n, m, axis = self.pattern.n, self.pattern.m, self.pattern.axis
+            rest = shape[axis] % m
+            stays = (
+                f"{self.tensor}: {rest} of {shape[axis]} along axis {axis} are no whole group of"
+            )
+            return f"{stays} {n}:{m} and stay dense" if rest else ""
+        if not self.grid.ragged:
+            return ""
+        return (
+            f"{self.tensor} of shape {shape}: blocks of {self.grid.block} at its ends are smaller"
+        )
 
     def order(self, score: NDArray[np.float64]) -> tuple[Ids, int, int]:
         """Return in which order units may leave, in steps of how many, and how many in all.
@@ -211,7 +239,8 @@ def masks_of(
         if isinstance(target, BlockTarget):
             mask = target.mask(alive)
             for dim, index in enumerate(kept[target.tensor]):
-                mask = mask.index_select(dim, index)
+                if mask.shape[dim] > 1:  # of an axis of any size there is but one entry
+                    mask = mask.index_select(dim, index)
             masks[target.tensor] = mask
     return masks
 

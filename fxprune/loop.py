@@ -97,6 +97,7 @@ class Run:
         # such a metric looks at what is masked as well, which may come back
         self._through = any(getattr(one, "straight_through", False) for one in self._learners)
         self._masks: dict[str, torch.Tensor] = {}
+        self._gates: dict[str, torch.Tensor] = {}
 
     @staticmethod
     def _check(spec: Spec, calls: Callbacks) -> None:
@@ -161,7 +162,10 @@ class Run:
             carry(self._calls.optimizer, before, self._slim, program.plan.kept)
         self._origin, self._achieved = program.origin, program.achieved
         self._kept = after(self._kept, program.plan.kept)
-        self._masks = dict(program.plan.masks)
+        self._masks = masks.masks_of(self._slim)
+        # those of activations are part of the graph, which a module that is captured again has
+        gates = {k: v for k, v in program.plan.masks.items() if k not in self._masks}
+        self._gates = {**self._gates, **gates}
         self.saved.learned = cut(self.saved.learned, program.plan.kept)
         self.saved.alive.append(torch.from_numpy(np.asarray(program.alive)))
         self._seconds = {
@@ -289,8 +293,8 @@ class Run:
         slim, kept = self._slim, self._kept or {}
         if self._masks:
             masks.hold(slim)
-        plans = self._origin.plans(kept, self._masks)
-        plan = Plan(kept, plans, self._spec.to_dict(), self._masks)
+        all_masks = {**self._masks, **self._gates}
+        plan = Plan(kept, self._origin.plans(kept, all_masks), self._spec.to_dict(), all_masks)
         slim.plan = plan
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
         slim.report = Report.of(program, self.saved.history)

@@ -84,7 +84,7 @@ class TargetSpec(_Bounds):
     min_units: int = Field(default=2, ge=2, strict=True)
     max_units: int | None = Field(default=None, ge=2, strict=True)
     exact: bool = Field(default=False, strict=True)
-    tensor: Literal["weight", "bias"] = "weight"
+    tensor: Literal["weight", "bias", "input", "output"] = "weight"
     block: Any = None
     axes: tuple[int, ...] | None = None
     metric: MetricSpec | None = None

@@ -103,7 +103,8 @@ class Trials:
         assert program.discovery is not None
         small = shrink(program.module, program.discovery.coupling, choice.alive, plan.kept)
         whole = restore(small, training=False)
-        attach(whole, plan.masks)
+        own = dict(whole.named_parameters(remove_duplicate=False))
+        attach(whole, {name: mask for name, mask in plan.masks.items() if name in own})
         return self.of(whole)
 
     def _key(

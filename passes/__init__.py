@@ -64,7 +64,7 @@ def pruning(spec: Spec, objective: Objective | None = None, part: float = 1.0) -
 
 def removing() -> tuple[Pass, ...]:
     """Return the passes that remove what was chosen."""
-    return make("shrink", {}), make("restore", {}), make("impose", {})
+    return make("shrink", {}), make("gate", {}), make("restore", {}), make("impose", {})
 
 
 __all__ = ["PASSES", "Pass", "choosing", "coupling", "make", "pruning", "removing"]

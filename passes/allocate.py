@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
+
 from fxprune.allocators import Allocator, Bounds, Choice
 from fxprune.allocators import make as make_allocator
 from fxprune.blocks import BlockTarget, masks_of
 from fxprune.budget import Budget
 from fxprune.cost import Cost
 from fxprune.errors import SpecError
+from fxprune.guards import Mask
 from fxprune.objectives import OBJECTIVES, Objective, goal_type
 from fxprune.objectives import make as make_objective
 from fxprune.origin import Origin
@@ -19,6 +23,8 @@ from fxprune.pipeline import register
 from fxprune.plan import Plan, TargetPlan
 from fxprune.program import Program
 from fxprune.registry import checked
+from fxprune.rules.kept import Kept
+from fxprune.rules.site import TensorGuard
 from fxprune.search import TOLERANCE
 from fxprune.shrinking import kept_indices
 from fxprune.targets import Terms
@@ -128,6 +134,7 @@ def planned(program: Program, cost: Cost, choice: Choice) -> Program:
         for t in program.selected
     )
     kept = kept_indices(program.module, program.discovery.coupling, alive)
+    kept = kept | _kept_sites(program, alive)
     costs = _costs(program.origin.cost, cost, choice)
     plan = Plan(kept, plans, masks=masks_of(program.selected, alive, kept))
     program = program.with_(alive=alive, plan=plan, costs=costs)
@@ -135,11 +142,26 @@ def planned(program: Program, cost: Cost, choice: Choice) -> Program:
     return program.with_(achieved=choice.achieved, facts=facts)
 
 
+def _kept_sites(program: Program, alive: Mask) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Return the kept indices of the axes of every activation that has a mask."""
+    assert program.discovery is not None
+    coupling = program.discovery.coupling
+    kept, nodes = Kept(coupling.guards, alive), {n.name: n for n in program.module.graph.nodes}
+    found: dict[str, tuple[torch.Tensor, ...]] = {}
+    for target in program.selected:
+        if isinstance(target, BlockTarget) and target.site:
+            value = coupling.values[nodes[target.site]]
+            assert isinstance(value, TensorGuard)
+            places = (torch.from_numpy(np.flatnonzero(kept.mask(g))) for g in value.dims)
+            found[target.tensor] = tuple(places)
+    return found
+
+
 def costed(program: Program) -> Cost:
     """Return the cost of a program, which knows the selected blocks."""
     assert program.discovery is not None
     cost = Cost(program.module, program.discovery.coupling, program.signature.batch)
-    cost.blocks = tuple(t for t in program.selected if isinstance(t, BlockTarget))
+    cost.blocks = tuple(t for t in program.selected if isinstance(t, BlockTarget) and not t.site)
     return cost
 
 
@@ -175,6 +197,8 @@ def _notes(program: Program, choice: Choice, name: str, objective: Objective) ->
             f"objective.{name}: asked {asked:g}, nearest reachable {left:.4f}: "
             "the units of the selected targets allow nothing nearer"
         )
+    blocks = [target for target in program.selected if isinstance(target, BlockTarget)]
+    notes += [note for target in blocks if (note := target.remark())]
     if plans and all(plan.kept == plan.units for plan in plans):
         notes.append("nothing was removed: the bounds or the objective leave nothing to take")
     return notes

@@ -21,6 +21,8 @@ class Impose:
 
     def __call__(self, program: Program) -> Program:
         """Return the program, whose module carries the masks."""
-        if program.plan is not None and program.plan.masks:
-            attach(program.module, program.plan.masks, program.dense)
+        masks = program.plan.masks if program.plan is not None else {}
+        own = dict(program.module.named_parameters(remove_duplicate=False))
+        if weights := {name: mask for name, mask in masks.items() if name in own}:
+            attach(program.module, weights, program.dense)
         return program

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fxprune import ranks
+from fxprune.blocks import BlockTarget
 from fxprune.calibration import Calibration
-from fxprune.errors import InputError
+from fxprune.errors import InputError, SpecError
 from fxprune.metrics import Evidence, Metric, make
 from fxprune.metrics.normalizing import Normalization, normalized
 from fxprune.metrics.registry import Scores
@@ -74,10 +75,25 @@ class Score:
             program.learned,
         )
         # weights and sums may differ in a last bit: what the first process sees is what all do
+        _check_grain(name, metric, targets)
         scores = [ranks.agreed(score) for score in metric.score(evidence)]
         for target, score in zip(targets, scores, strict=True):
             _check(target, score, metric)
         return [normalized(score, normalize) for score in scores]
+
+
+def _check_grain(name: str, metric: Metric, targets: list[Target]) -> None:
+    """Raise SpecError where a metric has nothing to say of blocks, of weights or of activations."""
+    grain = getattr(metric, "grain", ("units", "weights"))
+    for target in targets:
+        if not isinstance(target, BlockTarget):
+            continue
+        needed = "activations" if target.site else "weights"
+        if needed not in grain:
+            raise SpecError(
+                f"metric: {name} says nothing of blocks of {needed}, such as {target.name}; choose "
+                f"a metric of {needed}"
+            )
 
 
 def _check(target: Target, score: Scores, metric: Metric) -> None:

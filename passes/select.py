@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from fxprune.blocks import BlockTarget, Grid, Layout, Pattern, block_of
 from fxprune.errors import SpecError
 from fxprune.pipeline import register, unknown
 from fxprune.program import Program
+from fxprune.sites import masked_sites, paths, sites
 from fxprune.targets import SELECTABLE, Discovery, Target, Terms
 
 NOTHING = np.zeros(0, dtype=np.int64)
@@ -23,7 +25,8 @@ NOTHING = np.zeros(0, dtype=np.int64)
 class Select:
     """Keep to targets of a kind, named by patterns, of a size; with exact, removable traceless.
 
-    The kind "block" takes the blocks of a `tensor` ("weight" or "bias") of `block` entries along
+    The kind "block" takes the blocks of a `tensor` ("weight" or "bias", or the "input" or "output"
+    of the modules that `include` names, or of nodes of that name), of `block` entries along
     `axes`. `more` adds to what an earlier select chose. What is selected may have a `metric` and
     bounds of its own: `min_keep`, `min_ratio`, `max_ratio` and `round_to`.
     """
@@ -93,6 +96,8 @@ class Select:
         except ValueError as error:
             raise SpecError(f"{self.where}.block: {error}") from None
         layout = Layout(block, self.axes)
+        if self.tensor in ("input", "output"):
+            return self._added(program, self._activations(program, layout))
         chosen: list[Target] = []
         for name, shape in self._tensors(program.discovery):
             grid, pattern = layout.of(name, shape, self.where)
@@ -104,6 +109,34 @@ class Select:
                 "exclude or type, or make the block smaller"
             )
         return self._added(program, tuple(chosen))
+
+    def _activations(self, program: Program, layout: Layout) -> tuple[Target, ...]:
+        """Return the blocks of inputs or outputs of modules (or nodes) as targets."""
+        module, patterns = program.module, _listed(self.include)
+        if not patterns:
+            raise SpecError(
+                f"{self.where}.include: name the modules whose {self.tensor} is to be masked"
+            )
+        if program.origin is not None:
+            names = [t.tensor for t in program.origin.selected if isinstance(t, BlockTarget)]
+            found = list(masked_sites(module, [name for name in names if ":" in name]))
+        else:
+            found = [
+                site
+                for site in sites(module, self.tensor, patterns)
+                if not any(fnmatchcase(site.name.split(":")[0], p) for p in _listed(self.exclude))
+            ]
+            if not found:
+                known = sorted(paths(module))
+                raise SpecError(f"{self.where}.include: {unknown('module', patterns[0], known)}")
+        chosen: list[Target] = []
+        for site in found:
+            grid, pattern = layout.of(site.name, site.shape, self.where)
+            if len(grid) > 1:
+                target = _block_target(program, site.name, grid, pattern, site.known)
+                readers = tuple(user.name for user in site.readers)
+                chosen.append(replace(target, site=site.node.name, readers=readers, footprint=()))
+        return tuple(chosen)
 
     def _tensors(self, discovery: Discovery) -> list[tuple[str, tuple[int, ...]]]:
         """Return the parameters of the name asked for, with their shapes.
@@ -171,11 +204,17 @@ class Select:
         return "kind, include, exclude, type, size and exact together leave no target; relax one"
 
 
-def _block_target(program: Program, name: str, grid: Grid, pattern: Pattern | None) -> BlockTarget:
+def _block_target(
+    program: Program,
+    name: str,
+    grid: Grid,
+    pattern: Pattern | None,
+    mask: torch.Tensor | None = None,
+) -> BlockTarget:
     """Return the blocks of a tensor that no mask has taken yet, as fresh variables."""
     assert program.discovery is not None
     index = np.arange(len(grid), dtype=np.int64)
-    mask = program.masks.get(name)
+    mask = program.masks.get(name, mask)
     if mask is not None:
         index = index[grid.pooled(mask.float()) > 0]
     units = program.discovery.coupling.guards.fresh(len(index))[:, 0]

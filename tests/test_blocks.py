@@ -389,6 +389,100 @@ def test_a_mask_straight_through_hides_and_gives_back() -> None:
     assert torch.allclose(model.first.weight.grad, other.first.weight.grad)
 
 
+# ---- activations ---------------------------------------------------------------------------------
+
+
+class Staged(nn.Module):
+    """A stem, two residual blocks in a container, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.stages = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1) for _ in range(2)])
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = x + stage(x.relu())
+        return self.head(x.mean((2, 3)))
+
+
+SITES: dict[str, tuple[dict[str, Any], str, tuple[int, ...]]] = {
+    "entries of an output": (
+        {"tensor": "output", "include": ["stem"]},
+        "stem:output",
+        (1, 8, 8, 8),
+    ),
+    "channels of an output": (
+        {"tensor": "output", "include": ["stages.0"], "block": ["all", "all"], "axes": [2, 3]},
+        "stages.0:output",
+        (1, 8, 8, 8),
+    ),
+    "blocks of an input": (
+        {"tensor": "input", "include": ["stages.1"], "block": [3, 4], "axes": [2, 3]},
+        "stages.1:input",
+        (1, 8, 8, 8),
+    ),
+    "n:m of an input": (
+        {"tensor": "input", "include": ["head"], "block": {"n": 2, "m": 4}, "axes": [1]},
+        "head:input",
+        (1, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", {"name": "linear", "steps": 2}])
+@pytest.mark.parametrize("name", SITES)
+def test_masks_of_activations(name: str, schedule: Any, tmp_path: Path) -> None:
+    """What the mask drops is zero where the module hands it on, in this and every later form."""
+    table, place, shape = SITES[name]
+    torch.manual_seed(0)
+    model = Staged().eval()
+    images = [torch.randn(4, 3, 8, 8) for _ in range(2)]
+    spec = {
+        "target": {"kind": "block", **table},
+        "metric": "activation",
+        "schedule": schedule,
+        "objective": {"ratio": 0.5},
+    }
+    slim = fxprune.prune(model, spec, X, calibrate=images)
+    mask = slim.plan.masks[place]
+    assert mask.shape == shape
+    assert 0.4 < float(mask.float().mean()) < 0.65
+    module = model.get_submodule(place.split(":")[0])
+    hook: Any = (
+        module.register_forward_hook(lambda m, args, result: result * mask)
+        if place.endswith("output")
+        else module.register_forward_pre_hook(lambda m, args: (args[0] * mask,))
+    )
+    x = torch.randn(5, 3, 8, 8)
+    wanted = model(x)
+    hook.remove()
+    fxprune.save(slim, tmp_path / "slim.pt2")
+    fxprune.export_onnx(slim, tmp_path / "slim.onnx")  # compared with the module there
+    for one in (slim, copy.deepcopy(slim), fxprune.load(tmp_path / "slim.pt2")):
+        assert torch.allclose(one(x), wanted, atol=1e-5)
+        train(one.train())
+        assert any(name.startswith("activation_masks") for name in one.state_dict())
+    assert not torch.allclose(model(x), wanted, atol=1e-3)
+
+
+def test_the_weakest_activations_are_masked() -> None:
+    model = Staged().eval()
+    with torch.no_grad():
+        model.stem.weight[2:5] *= 1e-3
+        model.stem.bias[2:5] = 0
+    spec = {
+        "target": {**SITES["channels of an output"][0], "kind": "block", "include": ["stem"]},
+        "metric": "activation",
+        "objective": {"ratio": 3 / 8},
+    }
+    slim = fxprune.prune(model, spec, X, calibrate=[torch.randn(4, 3, 8, 8)])
+    gone = (~slim.plan.masks["stem:output"]).all(3).all(2).flatten().nonzero().flatten()
+    assert gone.tolist() == [2, 3, 4]
+
+
 # ---- what cannot be ------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -400,9 +494,28 @@ WRONG: dict[str, tuple[Any, str]] = {
     "n above m": ({"kind": "block", "block": {"n": 4, "m": 2}}, "a pattern is"),
     "n:m along two": ({"kind": "block", "block": {"n": 2, "m": 4}, "axes": [0, 1]}, "along one"),
     "a block of channels": ({"kind": "channel", "block": 2}, 'block is of blocks: set kind to "bl'),
-    "no such tensor": ({"kind": "block", "tensor": "wieght"}, 'target.tensor: unknown value "wieght"'),
+    "no such tensor": (
+        {"kind": "block", "tensor": "wieght"},
+        'target.tensor: unknown value "wieght"',
+    ),
     "nothing left": ({"kind": "block", "include": ["head.bias"]}, "no weight of two blocks"),
     "the same twice": ([{"kind": "block"}, {"kind": "block", "block": 2}], "in an earlier select"),
+    "an activation of nothing": (
+        {"kind": "block", "tensor": "output"},
+        "name the modules whose out",
+    ),
+    "no such module": (
+        {"kind": "block", "tensor": "output", "include": ["frst"]},
+        'unknown module "frst"; did you mean "first"',
+    ),
+    "weights of activations": (
+        {"kind": "block", "tensor": "output", "include": ["first"]},
+        "l2 says nothing of blocks of activations",
+    ),
+    "distances of blocks": (
+        {"kind": "block", "metric": "fpgm"},
+        "fpgm says nothing of blocks of w",
+    ),
     "a list of nothing": ({"kind": "block", "block": []}, "a size an axis is needed"),
 }
 

@@ -32,5 +32,5 @@ class Global:
     def choose(self, problem: Problem) -> Choice:
         """Make moves in the order of their scores."""
         mean = self.normalize == "mean"
-        scale = [float(s.mean()) or 1.0 if mean else 1.0 for s in problem.scores]
+        scale = [float(abs(s).mean()) or 1.0 if mean else 1.0 for s in problem.scores]
         return problem.meet(lambda move: move.score / scale[move.target])

@@ -38,6 +38,7 @@ class ActivationGradient:
     together: bool = True
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches and loss"
+    grain: ClassVar[tuple[str, ...]] = ("units",)
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return E|Σ h·g| reduced over the places it is seen at, one array `[units]` a target."""

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune import ranks
+from fxprune.blocks import BlockTarget
 from fxprune.calibration import detached, leaves_of
 from fxprune.errors import CalibrationError
 from fxprune.guards import Ids
@@ -28,6 +29,7 @@ class Moments:
     zero: Scores
 
 
+EVERY = -1  # in place of a dimension: every entry by itself, of each example
 Statistic = Callable[[Moments], Scores]
 
 
@@ -38,6 +40,7 @@ class Activation:
 
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches"
+    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return √E[x²] reduced over the places it is seen at, one array `[units]` a target."""
@@ -51,6 +54,7 @@ class MeanActivation:
 
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches"
+    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return E[x] reduced over the places it is seen at, one array `[units]` a target."""
@@ -64,6 +68,7 @@ class Apoz:
 
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches"
+    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return 1 − E[x = 0] reduced over the places, one array `[units]` a target."""
@@ -77,6 +82,7 @@ class ActivationStd:
 
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches"
+    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return the deviation reduced over the places, one array `[units]` a target."""
@@ -90,7 +96,10 @@ def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> 
     Raises CalibrationError where there is no batch, the model refuses one, or a target's units are
     seen nowhere in the graph.
     """
-    reader = _Reader(evidence, Taps(evidence).places)
+    places = {node: dict(dims) for node, dims in Taps(evidence).places.items()}
+    for node, owners in sites_of(evidence).items():
+        places.setdefault(node, {})[EVERY] = owners
+    reader = _Reader(evidence, places)
 
     def stream() -> None:
         for number, batch in evidence.calibration.each():
@@ -106,6 +115,13 @@ def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> 
         for dim, g in dims.items()
     ]
     return of_places(evidence, found, reduction)
+
+
+def sites_of(evidence: Evidence) -> dict[fx.Node, Ids]:
+    """Return the nodes whose entries are masked, each with the unit of every entry, `[n, 1]`."""
+    nodes = {node.name: node for node in evidence.module.graph.nodes}
+    blocks = [t for t in evidence.targets if isinstance(t, BlockTarget) and t.site]
+    return {nodes[target.site]: target.owners()[:, None] for target in blocks}
 
 
 def of_places(evidence: Evidence, found: list[Part], reduction: Reduction) -> list[Scores]:
@@ -170,7 +186,8 @@ class _Reader(fx.Interpreter):
 
 
 def _sums(x: torch.Tensor, dim: int) -> Scores:
-    rows = (x.abs() if x.is_complex() else x).detach().movedim(dim, 0).flatten(1).double()
+    x = (x.abs() if x.is_complex() else x).detach()
+    rows = x.flatten(1).T.double() if dim == EVERY else x.movedim(dim, 0).flatten(1).double()
     count = torch.full_like(rows[:, :1], rows.shape[1]).sum(1)
     found = [count, rows.sum(1), rows.square().sum(1), (rows == 0).sum(1).double()]
     return torch.stack(found).cpu().numpy()

@@ -17,6 +17,7 @@ class Random:
 
     seed: int = 0
     needs: ClassVar[Needs] = "nothing"
+    grain: ClassVar[tuple[str, ...]] = ("units", "weights", "activations")
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return uniform random numbers, one array `[units]` a target."""

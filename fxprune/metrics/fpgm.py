@@ -28,6 +28,7 @@ class Fpgm:
 
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "nothing"
+    grain: ClassVar[tuple[str, ...]] = ("units",)
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return Σ_j ‖W_i − W_j‖₂ reduced over the weights, one array `[units]` a target."""
