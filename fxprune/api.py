@@ -67,7 +67,8 @@ def prune(
     ObjectiveError or VerifyError, each with one line that names the place, the fact and the next
     step.
     """
-    from fxprune.loop import Callbacks, prune_in_steps  # late: it stands above the passes
+    from fxprune.loop import prune_in_steps  # late: these stand above the passes
+    from fxprune.run import Callbacks
 
     for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
         if given is not None and not callable(given):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,17 +116,20 @@ class Budget:
 
     def _share(self, alive: Mask, moves: Sequence[Move]) -> float:
         if self.name == "ratio":
-            return 1.0 - self.progress(moves, "units")
+            return 1.0 - self.progress(moves, "units")[-1]
         return self.objective.count(self.cost, alive) / self.whole
 
-    def progress(self, moves: Sequence[Move], kind: Progress) -> float:
-        """Return the sparsity ratio that moves amount to, with what the targets lost before."""
+    def progress(self, moves: Sequence[Move], kind: Progress) -> list[float]:
+        """Return the sparsity ratio before any of the moves, and after each.
+
+        What the targets lost in earlier steps counts.
+        """
         before = [size - len(t) for size, t in zip(self.sizes, self.targets, strict=True)]
         if kind == "largest share":
             shares = [lost / size for lost, size in zip(before, self.sizes, strict=True)]
-            return max([*shares, *(move.share for move in moves)], default=0.0)
-        lost = self.gone + sum(before) + sum(len(move.units) for move in moves)
-        return lost / max(1, self.gone + sum(self.sizes))
+            return [*accumulate((m.share for m in moves), max, initial=max(shares, default=0.0))]
+        lost, whole = self.gone + sum(before), max(1, self.gone + sum(self.sizes))
+        return [n / whole for n in accumulate((len(m.units) for m in moves), initial=lost)]
 
     def evaluate(self, choice: Choice) -> float:
         """Return what the user's evaluator says of a choice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice, product
 from math import prod
@@ -37,8 +38,8 @@ class Measured(Protocol):
     def near(self, choice: Choice) -> bool:
         """Tell whether a choice meets the goal."""
 
-    def progress(self, moves: Sequence[Move], kind: Progress) -> float:
-        """Return the sparsity ratio that moves amount to."""
+    def progress(self, moves: Sequence[Move], kind: Progress) -> list[float]:
+        """Return the sparsity ratio before any of the moves, and after each."""
 
 
 class Search:
@@ -98,23 +99,17 @@ class Search:
         Raises ObjectiveError where all of them remove less than that.
         """
         sparsity, budget = self._budget.objective.sparsity, self._budget
-        most = budget.progress(self._moves, progress)
+        reached = budget.progress(self._moves, progress)
+        most = reached[-1]
         if most < sparsity * (1 - TOLERANCE) - 1e-9:
             raise ObjectiveError(
                 f"objective.ratio: the selected targets can lose {most:.3f} of their units within "
                 f"their bounds, and {sparsity:g} was asked; ask for no more, or relax min_keep, "
                 "max_ratio and round_to"
             )
-        low, high = self._due, len(self._moves)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if budget.progress(self._moves[:middle], progress) <= sparsity + 1e-9:
-                low = middle
-            else:
-                high = middle - 1
-        choice = budget.choice(self._moves[:low])
-        gone = budget.progress(self._moves[:low], progress)
-        return Choice(choice.alive, 1.0 - gone, choice.counts)
+        made = max(self._due, bisect_right(reached, sparsity + 1e-9) - 1)
+        choice = budget.choice(self._moves[:made])
+        return Choice(choice.alive, 1.0 - reached[made], choice.counts)
 
     def _refine(self, prefix: Sequence[Move]) -> Choice:
         """Step single moves, then look at pairs ever further apart, until the goal is near."""

@@ -1,0 +1,292 @@
+"""A run through a schedule: what the model was, what is left of it, what was learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+import passes
+from fxprune import masks, pipeline, ranks
+from fxprune.allocators import Choice
+from fxprune.calibration import Calibration
+from fxprune.capture import capture
+from fxprune.carrying import carry
+from fxprune.checkpoint import Checkpoint, Saved
+from fxprune.errors import CallbackError, CheckpointError, FxpruneError, first_line
+from fxprune.metrics import Learner
+from fxprune.objectives import Objective
+from fxprune.origin import Origin
+from fxprune.plan import Plan
+from fxprune.program import Program, tensors_of
+from fxprune.report import Report, Step
+from fxprune.slim import SlimModule
+from fxprune.spec import Spec
+from fxprune.trials import Trials, fingerprint
+from fxprune.watching import cut, settled, watching
+from passes.allocate import costed, planned
+
+FineTune = Callable[[nn.Module, int], None]
+Kept = Mapping[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Hold what the caller gives beside model and specification; each may be absent."""
+
+    data: Calibration = field(default_factory=Calibration)
+    evaluate: Callable[[nn.Module], float] | None = None
+    fine_tune: FineTune | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    checkpoint: Path | None = None
+    say: Callable[[str], None] = field(default=lambda text: None)
+
+
+class Run:
+    """Carry a model through a schedule: what it was, what is left of it, and what was learned."""
+
+    def __init__(self, model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> None:
+        self._spec, self._calls = spec, calls
+        self._model = model
+        self._program = capture(model, inputs)
+        self._first = self._program
+        self._slim: SlimModule | None = None
+        self._origin: Origin | None = None
+        self._kept: Kept | None = None
+        self._achieved = 1.0
+        self._seconds: dict[str, float] = {}
+        self.saved = Saved()
+        belongs = ""
+        if calls.checkpoint is not None:
+            belongs = json.dumps([spec.to_dict(), fingerprint(self._program.module)])
+            self._checkpoint = Checkpoint(calls.checkpoint, belongs)
+        memory = calls.checkpoint / "scores.jsonl" if calls.checkpoint and ranks.first() else None
+        self._trials = Trials(calls.evaluate, memory) if calls.evaluate is not None else None
+        metrics = [spec.metric, *(t.metric for t in spec.target if t.metric is not None)]
+        made = {repr(one): one.made() for one in metrics}
+        training = [one for one in made.values() if one.needs == "training"]
+        self._learners = [one for one in training if isinstance(one, Learner)]
+        # such a metric looks at what is masked as well, which may come back
+        self._through = any(getattr(one, "straight_through", False) for one in self._learners)
+        self._masks: dict[str, torch.Tensor] = {}
+        self._gates: dict[str, torch.Tensor] = {}
+
+    # ---- a step ----------------------------------------------------------------------------------
+
+    def remove(self, goal: Objective, part: float) -> None:
+        """Choose until the goal is met, and remove what was chosen."""
+        if self.saved.history and goal.sparsity <= 1.0 - self.saved.history[-1].goal + 1e-12:
+            return  # a schedule that cools down asks for no more
+        program = pipeline.run(self._ready(), passes.pruning(self._spec, goal, part))
+        self._took(program)
+        assert program.plan is not None
+        removed = [
+            f"{p.units - p.kept} of {p.name}" for p in program.plan.targets if p.kept < p.units
+        ]
+        self._calls.say(f"step {self.saved.step}: removed {len(removed)} targets' units")
+
+    def _ready(self) -> Program:
+        """Return the program of what is left of the model, with all that the passes look at."""
+        if self._slim is not None:
+            self._program = self._graph(self._slim)
+        return self._program.with_(
+            calibration=self._calls.data,
+            trials=self._trials,
+            learned=self.saved.learned,
+            origin=self._origin,
+            masks={} if self._through else self._masks,
+            dense=self._through,
+            say=self._calls.say,
+        )
+
+    def _took(self, program: Program) -> None:
+        """Go on with the smaller module of a program that was shrunk and restored."""
+        assert program.plan is not None
+        before = self._slim if self._slim is not None else self._model
+        self._slim = cast(SlimModule, program.module)
+        self._slim.signature = program.signature
+        if self._calls.optimizer is not None:
+            carry(self._calls.optimizer, before, self._slim, program.plan.kept)
+        self._origin, self._achieved = program.origin, program.achieved
+        self._kept = after(self._kept, program.plan.kept)
+        self._masks = masks.masks_of(self._slim)
+        # those of activations are part of the graph, which a module that is captured again has
+        gates = {k: v for k, v in program.plan.masks.items() if k not in self._masks}
+        self._gates = {**self._gates, **gates}
+        self.saved.learned = cut(self.saved.learned, program.plan.kept)
+        self.saved.alive.append(torch.from_numpy(np.asarray(program.alive)))
+        self._seconds = {
+            name: self._seconds.get(name, 0.0) + spent for name, spent in program.seconds.items()
+        }
+        self._program = program
+
+    def rewind(self) -> None:
+        """Put what is left back to the weights that the model came with."""
+        assert self._slim is not None
+        given = tensors_of(self._first.module)
+        with torch.no_grad():
+            for name, tensor in self._slim.state_dict(keep_vars=True).items():
+                if name in given:
+                    tensor.copy_(_cut(given[name].detach(), (self._kept or {}).get(name, ())))
+        if self._masks and not self._through:
+            masks.hold(self._slim)
+        if self._calls.optimizer is not None:
+            self._calls.optimizer.state.clear()
+
+    def fine_tune(self) -> None:
+        """Let the caller train what is left, and the metrics that learn look on."""
+        number = self.saved.tunings
+        self.saved.tunings += 1
+        if self._calls.fine_tune is None:
+            return
+        module = self._whole()
+        self._calls.say(f"fine-tuning {number}")
+        more = self.saved.step < self._spec.schedule.made().count  # else there is nothing to learn
+        learners = self._learners if more else []
+        graph = self._graph(module).module if learners else self._program.module
+        with watching(learners, graph, module, self.saved.learned):
+            ranks.together(lambda: self._tuned(module, number))
+
+    def _graph(self, module: SlimModule) -> Program:
+        """Return a module captured, with its masks taken off meanwhile."""
+        masks.detach(module)
+        try:
+            return capture(module)
+        finally:
+            masks.attach(module, self._masks, self._through)
+
+    def _tuned(self, module: nn.Module, number: int) -> None:
+        tune = self._calls.fine_tune
+        assert tune is not None
+        module.train()
+        with torch.enable_grad():
+            _called("fine_tune", lambda: tune(module, number))
+        module.train(self._first.signature.training)
+        masks.settle(module)
+        _finite(module, number)
+
+    def _whole(self) -> SlimModule:
+        """Return the module to train: the model's own copy before the first removal."""
+        if self._slim is None:
+            program = pipeline.run(self._program, [passes.make("restore", {})])
+            self._slim = cast(SlimModule, program.module)
+            self._slim.signature = program.signature
+            if self._calls.optimizer is not None:
+                carry(self._calls.optimizer, self._model, self._slim, None)
+        return self._slim
+
+    def settle(self, objective: Objective) -> None:
+        """Tell metrics that learn what would be removed now, all the way."""
+        if not any(one.settles for one in self._learners):
+            return
+        program = pipeline.run(self._ready(), passes.choosing(self._spec, objective))
+        assert program.plan is not None
+        tensors = tensors_of(program.module)
+        settled(
+            self._learners,
+            cast(Any, program.module),
+            tensors,
+            program.plan,
+            self.saved.learned,
+        )
+
+    def note(self, goal: Objective) -> None:
+        """Write the step into the history."""
+        score = None
+        if self._trials is not None and self._slim is not None:
+            score = self._trials.of(self._slim)
+            self._slim.train(self._first.signature.training)
+        step = Step(self.saved.step, 1.0 - goal.sparsity, self._achieved, score)
+        self.saved.history.append(step)
+        self._calls.say(f"step {step}")
+
+    # ---- from a checkpoint, and the end ----------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint, where the caller asked for one."""
+        if self._calls.checkpoint is None or not ranks.first():
+            return
+        self.saved.weights = dict(self._whole().state_dict())
+        self._checkpoint.save(self.saved, self._calls.optimizer)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one: repeat its removals, take its weights."""
+        found = self._checkpoint.load() if self._calls.checkpoint is not None else None
+        if found is None:
+            return
+        for alive in found.alive:
+            program = pipeline.run(self._ready(), passes.coupling(self._spec)[:-1])
+            if program.discovery is None or len(alive) != program.discovery.coupling.guards.size:
+                raise CheckpointError("checkpoint: it does not fit the model; start anew")
+            self._took(pipeline.run(self._chosen(program, alive), passes.removing()))
+        state = self._whole()
+        state.load_state_dict(found.weights)
+        if self._calls.optimizer is not None:
+            self._checkpoint.load_optimizer(self._calls.optimizer, found.tunings)
+        self.saved = found
+        self._calls.say(f"resumed after step {found.step}")
+
+    def _chosen(self, program: Program, alive: torch.Tensor) -> Program:
+        assert program.discovery is not None
+        cost = costed(program)
+        origin = self._origin or Origin(program.discovery, program.selected, cost)
+        choice = Choice(alive.numpy(), 1.0)
+        return planned(program.with_(origin=origin), cost, choice)
+
+    def finished(self) -> SlimModule:
+        """Return the module with its plan and report, in terms of the original model."""
+        assert self._slim is not None
+        assert self._origin is not None
+        slim, kept = self._slim, self._kept or {}
+        if self._masks:
+            masks.hold(slim)
+        all_masks = {**self._masks, **self._gates}
+        plan = Plan(kept, self._origin.plans(kept, all_masks), self._spec.to_dict(), all_masks)
+        slim.plan = plan
+        program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
+        slim.report = Report.of(program, self.saved.history)
+        return slim
+
+
+def after(earlier: Kept | None, later: Kept) -> Kept:
+    """Return kept indices of the original: `later` are indices of what `earlier` kept."""
+    if earlier is None:
+        return later
+    return {
+        name: tuple(old[new] for old, new in zip(earlier[name], axes, strict=True))
+        for name, axes in later.items()
+        if name in earlier
+    }
+
+
+def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    for dim, index in enumerate(axes):
+        if len(index) != tensor.shape[dim]:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
+def _called(name: str, call: Callable[[], None]) -> None:
+    try:
+        call()
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise CallbackError(
+            f"{name}: it raised {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _finite(module: nn.Module, number: int) -> None:
+    for name, tensor in tensors_of(module).items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CallbackError(
+                f"fine_tune: after call {number} {name} holds values that are not finite; lower "
+                "the learning rate, or look at the loss"
+            )
