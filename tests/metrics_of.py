@@ -22,6 +22,7 @@ def scores(
     exclude: tuple[str, ...] = (),
     calibrate: Any = None,
     loss: Any = None,
+    learned: Any = None,
     **options: Any,
 ) -> dict[str, NDArray[np.float64]]:
     """Return `[units]` scores a target, units in the order of their first index."""
@@ -30,7 +31,8 @@ def scores(
         make("select", {"exclude": exclude}),
         make("score", {"metric": metric, "options": options}),
     ]
-    program = capture(model, inputs).with_(calibration=Calibration(calibrate, loss))
+    data = Calibration(calibrate, loss)
+    program = capture(model, inputs).with_(calibration=data, learned=learned or {})
     program = pipeline.run(program, steps)
     return {
         target.name: score[np.argsort(target.units, kind="stable")]

@@ -185,6 +185,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         CalibrationError,
         "loss: batch 0: the loss is nan",
     ),
+    "raising": (
+        {"calibrate": BATCHES, "loss": lambda m, b: m(b[0][:, :1])},
+        CalibrationError,
+        "loss: batch 0: it raised RuntimeError: .*channels",
+    ),
     "detached": (
         {"calibrate": BATCHES, "loss": lambda m, b: entropy(m, b).detach()},
         CalibrationError,

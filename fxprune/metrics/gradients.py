@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune import ranks
 from fxprune.calibration import detached
-from fxprune.errors import CalibrationError
+from fxprune.errors import CalibrationError, FxpruneError, first_line
 from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
 from fxprune.program import attribute
@@ -172,11 +172,18 @@ def checked_loss(
 ) -> torch.Tensor:
     """Return the loss of a module on a batch.
 
-    Raises CalibrationError unless it is one finite number with a gradient.
+    Raises CalibrationError where it raises, or is not one finite number with a gradient.
     """
     assert evidence.calibration.loss is not None
-    with torch.enable_grad():
-        loss = evidence.calibration.loss(module, batch)
+    try:
+        with torch.enable_grad():
+            loss: Any = evidence.calibration.loss(module, batch)
+    except FxpruneError:
+        raise
+    except Exception as error:  # the caller's function raises what it likes
+        raise CalibrationError(
+            f"loss: batch {number}: it raised {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not isinstance(loss, torch.Tensor):
         raise CalibrationError(
             f"loss: batch {number}: a scalar tensor is needed, not {type(loss).__name__}"

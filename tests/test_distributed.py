@@ -1,0 +1,75 @@
+"""Two processes with a share of the batches each take the decisions of one that has them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fxprune import ranks
+from tests.distributed_job import BROKEN, EQUAL, kept
+
+ROOT = Path(__file__).parent.parent
+SAID = {
+    "empty": ("CalibrationError", "calibrate: there is no batch in it"),
+    "no number": ("CalibrationError", "loss: batch 0: the loss is nan"),
+    "refused": ("CalibrationError", "loss: batch 0: it raised RuntimeError: "),
+    "untrained": ("CallbackError", "fine_tune: it raised OSError: the data are gone"),
+}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return what each of two gloo processes wrote."""
+    folder = tmp_path_factory.mktemp("job")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed_job", str(folder), str(rank), "2"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [one.communicate(timeout=100)[1] for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    assert [one.returncode for one in started] == [0, 0], said
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_two_processes_plan_as_one(case: str, job: list[dict[str, Any]]) -> None:
+    whole = kept(case)
+    for one in job:
+        assert one["kept"][case] == whole
+    share = kept(case, 1, 2)
+    if case not in ("movement", "admm"):  # which learn from the rows that fine_tune takes
+        assert share != whole  # else this shows nothing
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_one_process_lacks_all_raise(case: str, job: list[dict[str, Any]]) -> None:
+    kind, words = SAID[case]
+    (one, said, took), (other, cause, _) = (each["failures"][case] for each in job)
+    assert words in cause
+    assert said == f"process 1 of the job: {cause}"
+    assert one == other
+    assert kind == one
+    assert took < 20
+
+
+def test_alone_everything_is_as_it_is() -> None:
+    assert not ranks.many()
+    assert ranks.first()
+    assert ranks.mean(3.0) == 3.0
+    with pytest.raises(ZeroDivisionError):
+        ranks.together(lambda: 1 / 0)
