@@ -153,6 +153,9 @@ def prune(
     slim = api.prune(loaded, wanted, inputs, checkpoint=checkpoint, progress=not quiet, **given)
     _write(slim, output)
     print(slim.report)
+    if slim.report.latency is not None and not slim.report.latency.met:
+        print(f"fxprune: error: objective: {slim.report.latency}", file=sys.stderr)
+        raise typer.Exit(3)
 
 
 @app.command()

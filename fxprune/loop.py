@@ -15,6 +15,7 @@ def prune_in_steps(model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> Sli
     schedule, objective = spec.schedule.made(), spec.objective.made()
     check(spec, calls)
     run = Run(model, spec, inputs, calls)
+    objective = run.related(objective)
     run.resume()
     while run.saved.tunings < schedule.warmup:
         run.fine_tune()

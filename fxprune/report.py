@@ -31,6 +31,36 @@ class Step:
 
 
 @dataclass(frozen=True)
+class LatencyReport:
+    """Hold what was asked, foretold and measured on a device, in milliseconds of one batch.
+
+    `ratio` is measured over original, timed in turn in one process; `low` and `high` are the middle
+    half of the measured times, and `met` says that the ratio is within 3 % of what was asked.
+    """
+
+    requested: float
+    predicted: float
+    measured: float
+    original: float
+    ratio: float
+    low: float
+    high: float
+    met: bool
+    device: str
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        said = "met" if self.met else "NOT MET"
+        return (
+            f"latency on {self.device}, {self.threads} threads, batch {self.batch}: requested "
+            f"{self.requested:.3g} ms, predicted {self.predicted:.3g}, measured "
+            f"{self.measured:.3g} ({self.low:.3g} to {self.high:.3g}), {self.ratio:.3f} of the "
+            f"original: {said}"
+        )
+
+
+@dataclass(frozen=True)
 class Report:
     """Hold counts of parameters, multiply-accumulates for one example, and bytes of all tensors.
 
@@ -53,9 +83,15 @@ class Report:
     notes: tuple[str, ...]
     seconds: dict[str, float]
     steps: tuple[Step, ...] = ()
+    latency: LatencyReport | None = None
 
     @classmethod
-    def of(cls, program: Program, steps: Sequence[Step] = ()) -> Report:
+    def of(
+        cls,
+        program: Program,
+        steps: Sequence[Step] = (),
+        latency: LatencyReport | None = None,
+    ) -> Report:
         """Read the report off a program that has been allocated."""
         if program.plan is None or program.discovery is None:
             raise PassError("report: needs a program that is planned; put allocate before it")
@@ -88,6 +124,7 @@ class Report:
             notes=tuple(notes),
             seconds=dict(program.seconds),
             steps=tuple(steps),
+            latency=latency,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,6 +143,8 @@ class Report:
         data["pinned"] = tuple(Pinned(**one) for one in data["pinned"])
         data["notes"] = tuple(data["notes"])
         data["steps"] = tuple(Step(**one) for one in data["steps"])
+        if data.get("latency") is not None:
+            data["latency"] = LatencyReport(**data["latency"])
         return cls(**data)
 
     def __str__(self) -> str:
@@ -116,6 +155,8 @@ class Report:
             share = after / before if before else 1.0
             lines.append(f"{name.replace('_', ' '):<18}{before:>16,}{after:>16,}{share:>9.1%}")
         lines.append(f"{self.coverage:.1%} of the parameters lie in at least one prunable unit")
+        if self.latency is not None:
+            lines.append(str(self.latency))
         if self.masked:
             share = self.masked / (self.parameters_after or 1)
             lines.append(f"{self.masked:,} of the parameters left are masked ({share:.1%})")

@@ -16,18 +16,21 @@ import passes
 from fxprune import masks, pipeline, ranks
 from fxprune.allocators import Choice
 from fxprune.calibration import Calibration
+from fxprune.calling import called, check_finite
 from fxprune.capture import capture
 from fxprune.carrying import carry
 from fxprune.checkpoint import Checkpoint, Saved
-from fxprune.errors import CallbackError, CheckpointError, FxpruneError, first_line
+from fxprune.errors import CheckpointError
 from fxprune.metrics import Learner
 from fxprune.objectives import Objective
+from fxprune.objectives.latency import Latency
 from fxprune.origin import Origin
 from fxprune.plan import Plan
 from fxprune.program import Program, tensors_of
-from fxprune.report import Report, Step
+from fxprune.report import LatencyReport, Report, Step
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
+from fxprune.stopwatch import Stopwatch
 from fxprune.trials import Trials, fingerprint
 from fxprune.watching import cut, settled, watching
 from passes.allocate import costed, planned
@@ -74,6 +77,8 @@ class Run:
         self._learners = [one for one in training if isinstance(one, Learner)]
         # such a metric looks at what is masked as well, which may come back
         self._through = any(getattr(one, "straight_through", False) for one in self._learners)
+        self._stopwatch: Stopwatch | None = None
+        self._latency: LatencyReport | None = None
         self._masks: dict[str, torch.Tensor] = {}
         self._gates: dict[str, torch.Tensor] = {}
 
@@ -83,13 +88,35 @@ class Run:
         """Choose until the goal is met, and remove what was chosen."""
         if self.saved.history and goal.sparsity <= 1.0 - self.saved.history[-1].goal + 1e-12:
             return  # a schedule that cools down asks for no more
-        program = pipeline.run(self._ready(), passes.pruning(self._spec, goal, part))
+        scored = pipeline.run(self._ready(), passes.coupling(self._spec))
+        if isinstance(goal, Latency) and self.saved.step == self._spec.schedule.made().count:
+            program = self._measured(scored, goal, part)
+        else:
+            program = self._removed(scored, goal, part)
         self._took(program)
         assert program.plan is not None
         removed = [
             f"{p.units - p.kept} of {p.name}" for p in program.plan.targets if p.kept < p.units
         ]
         self._calls.say(f"step {self.saved.step}: removed {len(removed)} targets' units")
+
+    def _removed(self, scored: Program, goal: Objective, part: float) -> Program:
+        last = (*passes.removing(), passes.make("verify", {}))
+        return pipeline.run(scored, (passes.allocating(self._spec, goal, part), *last))
+
+    def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
+        assert self._stopwatch is not None
+        program, self._latency = self._stopwatch.meet(
+            goal, lambda goal: self._removed(scored, goal, part), self._calls.say
+        )
+        return program
+
+    def related(self, objective: Objective) -> Objective:
+        """Return an objective of which the share of the original to keep is known."""
+        if not isinstance(objective, Latency):
+            return objective
+        self._stopwatch = Stopwatch(self._first, objective)
+        return objective.related(self._stopwatch.original.median)
 
     def _ready(self) -> Program:
         """Return the program of what is left of the model, with all that the passes look at."""
@@ -166,10 +193,10 @@ class Run:
         assert tune is not None
         module.train()
         with torch.enable_grad():
-            _called("fine_tune", lambda: tune(module, number))
+            called("fine_tune", lambda: tune(module, number))
         module.train(self._first.signature.training)
         masks.settle(module)
-        _finite(module, number)
+        check_finite(module, number)
 
     def _whole(self) -> SlimModule:
         """Return the module to train: the model's own copy before the first removal."""
@@ -250,7 +277,7 @@ class Run:
         plan = Plan(kept, self._origin.plans(kept, all_masks), self._spec.to_dict(), all_masks)
         slim.plan = plan
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
-        slim.report = Report.of(program, self.saved.history)
+        slim.report = Report.of(program, self.saved.history, self._latency)
         return slim
 
 
@@ -270,23 +297,3 @@ def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
         if len(index) != tensor.shape[dim]:
             tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor
-
-
-def _called(name: str, call: Callable[[], None]) -> None:
-    try:
-        call()
-    except FxpruneError:
-        raise
-    except Exception as error:
-        raise CallbackError(
-            f"{name}: it raised {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-def _finite(module: nn.Module, number: int) -> None:
-    for name, tensor in tensors_of(module).items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise CallbackError(
-                f"fine_tune: after call {number} {name} holds values that are not finite; lower "
-                "the learning rate, or look at the loss"
-            )

@@ -38,22 +38,24 @@ def choosing(spec: Spec, objective: Objective | None = None, part: float = 1.0) 
 
     `objective` is what the step asks, of the original model, and `part` its share of the way.
     """
+    return (*coupling(spec), allocating(spec, objective, part))
+
+
+def allocating(spec: Spec, objective: Objective | None = None, part: float = 1.0) -> Pass:
+    """Return the pass that meets the objective of a step, given scores."""
     allocation = spec.allocation
     name, _ = spec.objective.chosen
-    goal = (objective or spec.objective.made()).goal
+    wanted = objective or spec.objective.made()
     bounds = {k: getattr(allocation, k) for k in ("min_keep", "min_ratio", "max_ratio", "round_to")}
-    return (
-        *coupling(spec),
-        make(
-            "allocate",
-            {
-                "allocation": allocation.name,
-                "options": allocation.options,
-                "objective": {name: goal, **spec.objective.options},
-                "part": part,
-                **bounds,
-            },
-        ),
+    return make(
+        "allocate",
+        {
+            "allocation": allocation.name,
+            "options": allocation.options,
+            "objective": {name: wanted.goal, **wanted.options},
+            "part": part,
+            **bounds,
+        },
     )
 
 
@@ -67,4 +69,4 @@ def removing() -> tuple[Pass, ...]:
     return make("shrink", {}), make("gate", {}), make("restore", {}), make("impose", {})
 
 
-__all__ = ["PASSES", "Pass", "choosing", "coupling", "make", "pruning", "removing"]
+__all__ = ["PASSES", "Pass", "allocating", "choosing", "coupling", "make", "pruning", "removing"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import Field
@@ -35,6 +35,11 @@ class Objective(ABC):
     def whole(self, cost: Cost) -> float:
         """Return the cost of the whole model."""
         return self.count(cost, cost.whole())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what stands beside the goal in a specification."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "goal"}
 
     @property
     def sparsity(self) -> float:

@@ -1,0 +1,173 @@
+"""Devices: where a latency is measured, and how, so that noise hits all that are compared alike.
+
+A device is a function `(module, signature, threads, batch) -> run`, where calling `run()` once runs
+the module on one batch. Others are found as entry points of the group `fxprune.devices`.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxprune import onnx
+from fxprune.capture import evaluating
+from fxprune.errors import SpecError
+from fxprune.pipeline import unknown
+from fxprune.program import Signature
+
+Run = Callable[[], Any]
+Device = Callable[[nn.Module, Signature, int, int], Run]
+ROUNDS = 15  # at least so many runs of each, and for at least so long
+SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Hold the median of the milliseconds of one run, and the middle half of all of them."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """Return the timing of runs that took so many seconds each."""
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(median * 1e3, low * 1e3, high * 1e3)
+
+
+def device(name: str, where: str = "objective.device") -> Device:
+    """Return a device by name; raises SpecError where there is none of that name."""
+    found: dict[str, Any] = {one.name: one for one in entry_points(group="fxprune.devices")}
+    if name in DEVICES:
+        return DEVICES[name]
+    if name in found:
+        loaded: Device = found[name].load()
+        return loaded
+    raise SpecError(f"{where}: {unknown('device', name, [*DEVICES, *found])}")
+
+
+def interleaved(
+    runs: Sequence[Run], rounds: int = ROUNDS, seconds: float = SECONDS
+) -> list[Timing]:
+    """Time runs in turn, a b c a b c …, each warm; return the timing of each.
+
+    What else the machine does hits all of them alike, so that their ratios can be trusted further
+    than the times themselves.
+    """
+    for run in runs:
+        for _ in range(3):
+            run()
+    spent: list[list[float]] = [[] for _ in runs]
+    began, collecting = time.perf_counter(), gc.isenabled()
+    gc.disable()
+    try:
+        while len(spent[0]) < rounds or time.perf_counter() - began < seconds * len(runs):
+            for run, times in zip(runs, spent, strict=True):
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+    finally:
+        if collecting:
+            gc.enable()
+    return [Timing.of(times) for times in spent]
+
+
+def batch_of(signature: Signature, wanted: int | None) -> int:
+    """Return the batch size to time: what is wanted, else 1, or that of a model which has but one.
+
+    Raises SpecError where a model of a fixed batch is to have another.
+    """
+    if any(signature.dynamic):
+        return wanted or 1
+    leaves = pytree.tree_leaves((signature.args, signature.kwargs))
+    sizes = [len(one) for one in leaves if isinstance(one, torch.Tensor) and one.ndim]
+    fixed = sizes[0] if sizes else 1
+    if wanted not in (None, fixed):
+        raise SpecError(
+            f"objective.batch: {wanted}: the model was captured with a fixed batch of {fixed}; "
+            "leave batch out, or give that one"
+        )
+    return fixed
+
+
+def inputs_of(signature: Signature, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs of a batch size."""
+    if any(signature.dynamic):
+        return signature.resized(batch)
+    return signature.args, signature.kwargs
+
+
+def ort_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -> Run:
+    """Run the exported ONNX file in ONNX Runtime on the CPU."""
+    args, kwargs = inputs_of(signature, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        shapes = signature.dynamic_shapes(module)
+        onnx.export(module, path, signature.args, signature.kwargs, dynamic_shapes=shapes)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    leaves = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    feeds = {
+        entry.name: np.ascontiguousarray(leaf.detach().cpu().numpy())
+        for entry, leaf in zip(session.get_inputs(), leaves, strict=True)
+    }
+    return lambda: session.run(None, feeds)
+
+
+def torch_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -> Run:
+    """Run the module in PyTorch on the CPU."""
+    args, kwargs = inputs_of(signature, batch)
+
+    def run() -> Any:
+        with _threads(threads), evaluating(module), torch.inference_mode():
+            return module(*args, **kwargs)
+
+    return run
+
+
+def torch_compile(module: nn.Module, signature: Signature, threads: int, batch: int) -> Run:
+    """Run the module on the CPU as `torch.compile` makes it, with inputs of this one shape."""
+    compiled = torch.compile(module, dynamic=False)
+    args, kwargs = inputs_of(signature, batch)
+
+    def run() -> Any:
+        with _threads(threads), evaluating(module), torch.no_grad():
+            return compiled(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+DEVICES: dict[str, Device] = {
+    "ort-cpu": ort_cpu,
+    "torch-cpu": torch_cpu,
+    "torch.compile": torch_compile,
+}

@@ -1,0 +1,156 @@
+"""Latency as the objective: measured, corrected, and said where it is missed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune import devices
+from fxprune.errors import SpecError
+from fxprune.objectives.latency import Latency, milliseconds
+from fxprune.report import Report
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 96, 3, padding=1)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(96, 32, 1)).eval()
+
+
+X = (torch.randn(2, 3, 16, 16),)
+
+
+class Clock:
+    """A device on which a run takes a staircase of the number of parameters, and time is told."""
+
+    def __init__(self, power: float = 1.0, floor: float = 0.0) -> None:
+        self.power, self.floor, self.built = power, floor, 0
+
+    def __call__(self, module: Any, signature: Any, threads: int, batch: int) -> Any:
+        self.built += 1
+        size = sum(p.numel() for p in module.parameters())
+        return lambda: self.floor + size**self.power * 1e-6
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+
+    def timed(runs: Any, *_: Any) -> list[devices.Timing]:
+        return [devices.Timing(t := run() * 1e3, t * 0.99, t * 1.01) for run in runs]
+
+    monkeypatch.setitem(devices.DEVICES, "clock", made)
+    monkeypatch.setattr("fxprune.stopwatch.interleaved", timed)
+    return made
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize(("power", "floor"), [(1.0, 0.0), (0.6, 0.0), (1.3, 0.0), (1.0, 0.02)])
+@pytest.mark.parametrize("goal", [0.8, 0.5])
+def test_what_is_measured_is_what_was_asked(
+    clock: Clock, goal: float, power: float, floor: float, allocation: str
+) -> None:
+    clock.power, clock.floor = power, floor
+    spec = {"allocation": allocation, "objective": {"latency": goal, "device": "clock"}}
+    latency = fxprune.prune(network(), spec, X).report.latency
+    assert latency.met
+    assert latency.ratio == pytest.approx(goal, rel=0.03)
+    assert latency.measured == pytest.approx(latency.requested, rel=0.03)
+    assert latency.requested == pytest.approx(goal * latency.original)
+
+
+def test_a_time_is_asked_for_as_such(clock: Clock) -> None:
+    whole = sum(p.numel() for p in network().parameters()) * 1e-3
+    spec = {"objective": {"latency": f"{0.6 * whole:.4f} ms", "device": "clock"}}
+    latency = fxprune.prune(network(), spec, X).report.latency
+    assert latency.requested == pytest.approx(0.6 * whole, rel=1e-3)
+    assert latency.met
+
+
+def test_a_miss_is_said(clock: Clock) -> None:
+    """Half of the time is overhead: no network of fewer channels takes a third of it."""
+    whole = sum(p.numel() for p in network().parameters()) * 1e-6
+    clock.floor = whole
+    report = fxprune.prune(network(), {"objective": {"latency": 0.45, "device": "clock"}}, X).report
+    assert not report.latency.met
+    assert any("NOT MET" in note for note in report.notes)
+    assert "NOT MET" in str(report)
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_a_schedule_measures_its_last_step(clock: Clock) -> None:
+    spec = {
+        "schedule": {"name": "linear", "steps": 3},
+        "objective": {"latency": 0.5, "device": "clock"},
+    }
+    slim = fxprune.prune(network(), spec, X)
+    assert slim.report.latency.met
+    assert len(slim.report.steps) == 3
+
+
+@pytest.mark.parametrize("device", ["ort-cpu", "torch-cpu"])
+def test_the_devices_that_are_there(device: str) -> None:
+    spec = {"objective": {"latency": 0.6, "device": device, "threads": 1, "batch": 1}}
+    latency = fxprune.prune(network(), spec, X).report.latency
+    assert latency.device == device
+    assert 0 < latency.low <= latency.measured <= latency.high
+    assert latency.ratio == pytest.approx(latency.measured / latency.original)
+
+
+class Slow:
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+
+    def __call__(self) -> None:
+        self.log.append(self.name)
+
+
+def test_runs_are_timed_in_turn() -> None:
+    log: list[str] = []
+    devices.interleaved([Slow(log, "a"), Slow(log, "b")], rounds=4, seconds=0.0)
+    assert log[-8:] == ["a", "b"] * 4
+
+
+def test_times() -> None:
+    assert [milliseconds(text) for text in ("8 ms", "0.5s", "250us")] == [8.0, 500.0, 0.25]
+
+
+def test_a_correction_goes_between_what_was_seen() -> None:
+    goal = Latency(0.5).corrected([(0.5, 0.7), (0.3, 0.4)])
+    assert goal.macs(0.5) == pytest.approx(0.3 + 0.2 / 3, rel=1e-6)
+    assert Latency(0.5).corrected([(0.5, 0.6)]).macs(0.5) == pytest.approx(0.5 * 0.5 / 0.6)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no device": ({"latency": 0.5, "device": "gpu"}, r'objective.device: unknown device "gpu"'),
+    "no time": ({"latency": "soon"}, "objective.latency: 'soon'"),
+    "too much": ({"latency": 1.5}, "objective.latency: 1.5"),
+    "no threads": ({"latency": 0.5, "threads": 0}, "objective.threads: 0"),
+    "an option": ({"latency": 0.5, "treads": 1}, 'did you mean "threads"'),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_meant(name: str) -> None:
+    objective, said = WRONG[name]
+    with pytest.raises(SpecError, match=said) as raised:
+        fxprune.prune(network(), {"objective": objective}, X)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_fixed_batch_is_refused() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.two(self.one(x.reshape(2, 8)).relu())
+
+    spec = {"objective": {"latency": 0.5, "device": "torch-cpu", "batch": 3}}
+    with pytest.raises(SpecError, match=r"objective\.batch: 3"):
+        fxprune.prune(Fixed(), spec, (torch.randn(2, 8),))
