@@ -149,8 +149,8 @@ class Budget:
 def around(ends: Ids, made: int) -> Ids:
     """Return where the moves around the place that a search came to can be cut, none where not.
 
-    >>> around(np.array([1, 2, 3]), 2).tolist(), len(around(np.array([100, 200, 300]), 1))
-    ([], 124)
+    >>> around(np.arange(1, MANY + 1), 2).tolist(), around(np.arange(0, 3 * MANY, 3), 1).tolist()
+    ([], [1, 2])
     """
     if len(ends) < MANY:
         return NOWHERE

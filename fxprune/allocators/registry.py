@@ -116,7 +116,7 @@ class Allocator(Protocol):
         """Return the choice; raises ObjectiveError where the goal is out of reach."""
 
 
-MANY = 1024  # moves of a target beyond which they are made larger, and refined where it matters
+MANY = 512  # moves of a target beyond which they are made larger, and refined where it matters
 NOWHERE = np.zeros(0, dtype=np.int64)
 ALLOCATORS = Registry("allocation")
 allocator = ALLOCATORS.register
