@@ -85,7 +85,7 @@ def leaves_of(module: fx.GraphModule, signature: Signature, number: int, batch: 
 def _taken(
     module: fx.GraphModule, signature: Signature, batch: Any, where: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    names = [*signature_of(module.forward).parameters][: len(signature.args)]
+    names = _names(module)[: len(signature.args)]
     if isinstance(batch, Mapping):
         wanted = [*names, *signature.kwargs]
         missing = [name for name in wanted if name not in batch]
@@ -103,6 +103,12 @@ def _taken(
     if len(given) < both:
         raise CalibrationError(f"{where}: holds {len(given)} values, and the model takes {both}")
     return tuple(given[:many]), dict(zip(signature.kwargs, given[many:both], strict=True))
+
+
+def _names(module: fx.GraphModule) -> list[str]:
+    """Return the names of the forward's arguments, from where its code is made: it may be lazy."""
+    info = getattr(module.graph._codegen, "pytree_info", None)
+    return [*info.orig_args] if info is not None else [*signature_of(module.forward).parameters]
 
 
 def detached(module: fx.GraphModule, *, gradients: bool) -> fx.GraphModule:
