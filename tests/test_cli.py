@@ -6,19 +6,24 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import fxprune
 from fxprune.cli import main
 from fxprune.pipeline import PASSES
+from fxprune.presets import names
+from fxprune.spec import Spec
 
 SPEC = 'target = "channel"\nmetric = "l2"\n[objective]\nmacs = 0.5\n'
 STEPS = "couple,score{metric=l1},allocate{ratio=0.5},shrink,restore,verify"
@@ -48,6 +53,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.txt").write_text("not a model")
     (folder / "spec.toml").write_text(SPEC)
     (folder / "text.toml").write_text("objective =")
+    (folder / "spec.yaml").write_text("metric: l2\nobjective: {macs: 0.5}\n")
+    (folder / "training.py").write_text(TRAINING)
+    for name, text in BAD_CALLBACKS.items():
+        (folder / f"{name}.py").write_text(text)
+    save_file({"input": torch.randn(10, 3, 8, 8)}, folder / "batches.safetensors")
+    np.savez(folder / "batches.npz", input=np.zeros((10, 3, 8, 8), np.float32), label=np.zeros(10))
+    np.savez(folder / "uneven.npz", input=np.zeros((10, 3, 8, 8), np.float32), label=np.zeros(9))
     for name, text in BAD_SPECS.items():
         (folder / f"{name}.toml").write_text(text)
     return folder
@@ -111,7 +123,7 @@ def test_inspect(run: Run) -> None:
 )
 @pytest.mark.parametrize("output", ["slim.onnx", "slim.pt2"])
 def test_prune(run: Run, model: tuple[str, ...], output: str) -> None:
-    done = run("prune", *model, "--spec", "spec.toml", "-o", output)
+    done = run("prune", *model, "--spec", "spec.toml", "-o", output, "--quiet")
     assert (done.status, done.err) == (0, "")
     assert f"wrote {output}" in done.out
     assert "before" in done.out
@@ -120,6 +132,81 @@ def test_prune(run: Run, model: tuple[str, ...], output: str) -> None:
     else:
         report = fxprune.load(output).report
         assert report.macs_after == pytest.approx(report.macs_before / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("spec", ["l2", "spec.yaml"])
+def test_prune_by_a_preset_and_by_yaml(run: Run, spec: str) -> None:
+    done = run("prune", "net.pt2", "--spec", spec, "-o", "slim.pt2")
+    assert done.status == 0
+    assert all(line.startswith("fxprune: ") for line in done.err.splitlines())
+    assert "achieved 0.5" in done.err  # progress, on standard error
+    report = fxprune.load("slim.pt2").report
+    assert report.macs_after == pytest.approx(report.macs_before / 2, rel=0.01)
+
+
+TRAINING = """
+from pathlib import Path
+import torch
+
+calibrate = [(torch.randn(4, 3, 8, 8), torch.randn(4, 4, 4, 4)) for _ in range(2)]
+
+def loss(module, batch):
+    return (module(batch[0]) - batch[1]).square().mean()
+
+def evaluate(module):
+    with torch.no_grad():
+        return -float(loss(module, calibrate[0]))
+
+def fine_tune(module, step):
+    Path(f"tuned{step}").touch()
+    optimizer = torch.optim.SGD(module.parameters(), 1e-3)
+    loss(module, calibrate[0]).backward()
+    optimizer.step()
+"""
+
+
+def test_callbacks_of_a_file(run: Run) -> None:
+    arguments = ("--callbacks", "training.py", "--checkpoint", "state", "-o", "slim.pt2")
+    done = run("prune", "net.pt2", "--spec", "taylor-fo", *arguments)
+    assert done.status == 0, done.err
+    assert sorted(path.name for path in Path().glob("tuned*")) == [f"tuned{k}" for k in range(5)]
+    assert "score -" in done.err
+    assert (Path("state") / "schedule.safetensors").exists()
+    assert len(fxprune.load("slim.pt2").report.steps) == 5
+
+
+@pytest.mark.parametrize("data", ["batches.safetensors", "batches.npz"])
+def test_batches_of_a_file(run: Run, data: str) -> None:
+    arguments = ("--calibrate", data, "--batch", "4", "-o", "slim.pt2", "--quiet")
+    done = run("prune", "net.pt2", "--spec", "apoz", *arguments)
+    assert (done.status, done.err) == (0, "")
+
+
+def test_batches_are_cut_along_the_leading_axis(files: Path) -> None:
+    from fxprune.callbacks import read_batches
+
+    assert [len(one) for one in read_batches(files / "batches.safetensors", 4)] == [4, 4, 2]
+    named = read_batches(files / "batches.npz", 6)
+    assert [{k: len(v) for k, v in one.items()} for one in named] == [
+        {"input": 6, "label": 6},
+        {"input": 4, "label": 4},
+    ]
+
+
+@pytest.mark.parametrize("given", ["spec.toml", "spec.yaml", *names()])
+def test_spec_check(run: Run, given: str) -> None:
+    done = run("spec", "check", given)
+    assert (done.status, done.err, done.out.count("\n")) == (0, "", 1)
+    assert done.out.startswith("ok: target ")
+    assert "objective " in done.out
+
+
+def test_spec_show_list_and_schema(run: Run) -> None:
+    shown = run("spec", "show", "agp").out
+    assert tomllib.loads(shown)["schedule"]["name"] == "agp"
+    listed = run("spec", "list").out.splitlines()
+    assert [line.split()[0] for line in listed] == names()
+    assert json.loads(run("spec", "schema").out) == json.loads(json.dumps(Spec.json_schema()))
 
 
 def test_export(run: Run) -> None:
@@ -144,7 +231,8 @@ def test_passes(run: Run) -> None:
 def test_help(run: Run) -> None:
     done = run("--help")
     assert done.status == 0
-    assert all(command in done.out for command in ("inspect", "prune", "export", "run", "passes"))
+    commands = ("inspect", "prune", "export", "run", "passes", "spec")
+    assert all(command in done.out for command in commands)
 
 
 # ---- all that is wrong ---------------------------------------------------------------------------
@@ -158,6 +246,15 @@ BAD_SPECS = {
     "deep": SPEC.replace("0.5", "0.0001"),
     "pattern": SPEC.replace('"channel"', '{ include = "9" }'),
 }
+BAD_CALLBACKS = {
+    "none": "def train(): pass",
+    "raises": "import math\nmath.sqrt(-1)",
+    "syntax": "def loss(:",
+    "number": "loss = 3",
+    "one": "import torch\ncalibrate = torch.zeros(2)",
+    "function": "def calibrate(): return []",
+    "nan": "def evaluate(module): return float('nan')",
+}
 
 
 def spec(name: str) -> tuple[str, ...]:
@@ -170,6 +267,10 @@ def passes(text: str) -> tuple[str, ...]:
 
 def model(*words: str) -> tuple[str, ...]:
     return ("prune", *words, "--spec", "spec.toml", "-o", "out.pt2")
+
+
+def callbacks(*words: str) -> tuple[str, ...]:
+    return ("prune", "net.pt2", "--spec", "spec.toml", "-o", "out.pt2", "--quiet", *words)
 
 
 def output(name: str) -> tuple[str, ...]:
@@ -224,6 +325,61 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "a bad suffix": (output("out.bin"), "out.bin: the name must end in .onnx or .pt2"),
     "no folder": (output("no/where.pt2"), "cannot be written: there is no folder"),
     "a folder to write": (output("folder.pt2"), "folder.pt2: is a directory"),
+    "an unknown preset": (
+        ("prune", "net.pt2", "--spec", "agpp", "-o", "out.pt2"),
+        'unknown preset "agpp"; did you mean "agp"?',
+    ),
+    "no data": (
+        ("prune", "net.pt2", "--spec", "apoz", "-o", "out.pt2"),
+        "metric: apoz needs batches, and calibrate is missing",
+    ),
+    "no callbacks": (callbacks("--callbacks", "no.py"), "no.py: there is no such file"),
+    "no Python": (callbacks("--callbacks", "spec.toml"), "spec.toml: a Python file is needed"),
+    "callbacks of other names": (
+        callbacks("--callbacks", "none.py"),
+        "none.py: defines none of calibrate, loss, evaluate, fine_tune",
+    ),
+    "callbacks that raise": (
+        callbacks("--callbacks", "raises.py"),
+        "raises.py: it raised ValueError: math domain error",
+    ),
+    "callbacks that are no Python": (
+        callbacks("--callbacks", "syntax.py"),
+        "syntax.py: it raised SyntaxError",
+    ),
+    "a number for a function": (
+        callbacks("--callbacks", "number.py"),
+        "number.py: loss: a function is needed, not int",
+    ),
+    "one batch for many": (
+        callbacks("--callbacks", "one.py"),
+        "one.py: calibrate: an iterable of batches is needed, not Tensor",
+    ),
+    "a function for batches": (
+        callbacks("--callbacks", "function.py"),
+        "function.py: calibrate: an iterable of batches is needed, not function",
+    ),
+    "an evaluator of nothing": (
+        callbacks("--callbacks", "nan.py"),
+        "evaluate: it returned nan; a finite number is needed",
+    ),
+    "no batches": (callbacks("--calibrate", "no.npz"), "no.npz: the example inputs cannot be read"),
+    "batches of a pickle": (
+        callbacks("--calibrate", "example.pt"),
+        "example.pt: batches are read from .safetensors or .npz",
+    ),
+    "uneven batches": (
+        callbacks("--calibrate", "uneven.npz"),
+        "uneven.npz: input holds 10 examples and label 9; make them as many",
+    ),
+    "batches of none": (callbacks("--calibrate", "batches.npz", "--batch", "0"), "--batch: 0: 1"),
+    "batches twice": (
+        callbacks("--calibrate", "batches.npz", "--callbacks", "training.py"),
+        "--calibrate: training.py defines calibrate too; leave one of the two out",
+    ),
+    "a spec to check": (("spec", "check", "key.toml"), 'key.toml: unknown key "metrics"'),
+    "a name to check": (("spec", "check", "lq"), 'unknown preset "lq"'),
+    "no preset to show": (("spec", "show", "agpp"), 'unknown preset "agpp"; did you mean "agp"?'),
     "an export as .pt2": (("export", "net.pt2", "-o", "out.pt2"), "the name must end in .onnx"),
 }
 
@@ -270,7 +426,14 @@ def test_a_failed_write_keeps_the_old_file(run: Run, monkeypatch: pytest.MonkeyP
 
 def test_the_module_is_the_command(files: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fxprune", "prune", str(files / "net.pt2")]
-    good = [*command, "--spec", str(files / "spec.toml"), "-o", str(tmp_path / "slim.pt2")]
+    good = [
+        *command,
+        "--spec",
+        str(files / "spec.toml"),
+        "-o",
+        str(tmp_path / "slim.pt2"),
+        "--quiet",
+    ]
     done = subprocess.run(good, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "slim.pt2").exists()
