@@ -23,13 +23,14 @@ def scores(
     calibrate: Any = None,
     loss: Any = None,
     learned: Any = None,
+    normalize: str = "none",
     **options: Any,
 ) -> dict[str, NDArray[np.float64]]:
     """Return `[units]` scores a target, units in the order of their first index."""
     steps = [
         make("couple", {}),
         make("select", {"exclude": exclude}),
-        make("score", {"metric": metric, "options": options}),
+        make("score", {"metric": metric, "options": options, "normalize": normalize}),
     ]
     data = Calibration(calibrate, loss)
     program = capture(model, inputs).with_(calibration=data, learned=learned or {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import SpecError
 from fxprune.metrics import METRICS
+from fxprune.metrics.normalizing import Normalization, normalized
 from tests.metrics_of import scores
 from tests.small_nets import TOKENS, Attention, Chain, Residual, X, shuffled
 
@@ -115,3 +116,77 @@ def test_a_metric_prunes(name: str) -> None:
     spec = {"metric": name, "allocation": {"round_to": 1}, "objective": {"ratio": 0.5}}
     slim = fxprune.prune(Residual().eval(), spec, X)
     assert len(slim.state_dict()["stem.weight"]) == 3
+
+
+# ---- normalisation -------------------------------------------------------------------------------
+
+SCALED: dict[str, list[float]] = {
+    "none": [10, 5, 10],
+    "mean": [10 / (25 / 3), 5 / (25 / 3), 10 / (25 / 3)],
+    "max": [1, 0.5, 1],
+    "sum": [0.4, 0.2, 0.4],
+    "l2": [10 / 15, 5 / 15, 10 / 15],
+    "standard": [2**-0.5, -(2**0.5), 2**-0.5],
+}
+
+
+@pytest.mark.parametrize("how", SCALED)
+def test_scores_are_normalised(how: str) -> None:
+    found = scores(Chain(), "l1", (torch.randn(2, 2),), normalize=how)
+    np.testing.assert_allclose(found["first:hidden"], SCALED[how], rtol=1e-6)
+
+
+def test_scales_are_of_sizes_and_nothing_is_divided_by_zero() -> None:
+    signed, zeros, none = np.array([-3.0, 1.0]), np.zeros(3), np.zeros(0)
+    assert normalized(signed, "mean").tolist() == [-1.5, 0.5]
+    assert normalized(signed, "max").tolist() == [-1.0, 1 / 3]
+    assert normalized(signed, "sum").tolist() == [-0.75, 0.25]
+    for how in get_args(Normalization):
+        assert normalized(zeros, how).tolist() == [0.0, 0.0, 0.0]
+        assert normalized(none, how).tolist() == []
+
+
+class Uneven(nn.Module):
+    """A hidden layer of large weights, and one of small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        with torch.no_grad():
+            self.one.weight *= 100
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.two(self.one(x).relu()).relu())
+
+
+@pytest.mark.parametrize("how", ["none", "mean"])
+def test_normalisation_decides_what_a_global_ranking_removes(how: str) -> None:
+    spec = {
+        "metric": {"name": "l1", "reduction": "first", "normalize": how},
+        "allocation": {"name": "global", "round_to": 1, "normalize": "none"},
+        "objective": {"ratio": 0.3},
+    }
+    slim = fxprune.prune(Uneven(), spec, (torch.randn(2, 4),))
+    widths = (len(slim.state_dict()["one.weight"]), len(slim.state_dict()["two.weight"]))
+    assert (widths[0] == 8) is (how == "none")
+    assert widths[1] < 8
+
+
+def test_a_selection_may_have_a_normalisation_of_its_own() -> None:
+    metric = {"name": "l1", "reduction": "first"}
+    spec = {
+        "target": [
+            {"include": "one", "metric": {**metric, "normalize": "max"}},
+            {"include": "two", "metric": {**metric, "normalize": "none"}},
+        ],
+        "allocation": {"name": "global", "round_to": 1, "normalize": "none"},
+        "objective": {"ratio": 0.3},
+    }
+    slim = fxprune.prune(Uneven(), spec, (torch.randn(2, 4),))
+    assert len(slim.state_dict()["one.weight"]) < 8
+
+
+def test_an_unknown_normalisation_is_named() -> None:
+    spec = {"metric": {"name": "l1", "normalize": "men"}, "objective": {"ratio": 0.5}}
+    with pytest.raises(SpecError, match=r"metric\.normalize"):
+        fxprune.prune(Chain(), spec, (torch.randn(2, 2),))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+import fxprune
 import passes
 from fxprune import pipeline
 from fxprune.calibration import Calibration
@@ -44,7 +45,7 @@ def test_numbers_come_out(network: Any) -> None:
     if not program.discovery.targets:
         return
     program = pipeline.run(program, [passes.make("select", {})])
-    for name in METRICS:
+    for name in [name for name, cls in METRICS.items() if cls.needs != "training"]:
         options = {"per": "batch"} if name == "fisher" else {}
         score = passes.make("score", {"metric": name, "options": options})
         try:
@@ -57,3 +58,38 @@ def test_numbers_come_out(network: Any) -> None:
             assert found.shape == (len(target),), name
             assert np.isfinite(found).all(), name
             assert name == "mean-activation" or (found >= 0).all(), name
+
+
+LEARNED: list[dict[str, Any]] = [
+    *({"name": name} for name, cls in METRICS.items() if cls.needs == "training"),
+    {"name": "slim", "penalty": 0.01},
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_what_is_learned_prunes(network: Any) -> None:
+    model = network().eval()
+    trains = any(p.requires_grad for p in model.parameters())
+    if not trains or not fxprune.analyze(model, model.inputs).targets:
+        return
+
+    def tune(module: torch.nn.Module, step: int) -> None:
+        optimizer = torch.optim.SGD(module.parameters(), 1e-3)
+        size(module, model.inputs).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for metric in LEARNED:
+        spec = {
+            "metric": metric,
+            "allocation": {"round_to": 1},
+            "schedule": {"name": "one-shot", "warmup": 2 if metric["name"] == "admm" else 1},
+            "objective": {"ratio": 0.5},
+        }
+        try:
+            slim = fxprune.prune(model, spec, model.inputs, fine_tune=tune)
+        except SpecError:
+            if metric["name"] != "slim":  # which is right where there is no norm
+                raise
+            continue
+        assert any(one.kept < one.units for one in slim.plan.targets), metric
