@@ -68,7 +68,7 @@ def prune(
     step.
     """
     from fxprune.loop import prune_in_steps  # late: these stand above the passes
-    from fxprune.run import Callbacks
+    from fxprune.running import Callbacks
 
     for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
         if given is not None and not callable(given):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxprune.errors import SpecError
-from fxprune.run import Callbacks, Run
+from fxprune.running import Callbacks, Run
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
 
