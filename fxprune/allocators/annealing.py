@@ -14,7 +14,7 @@ from fxprune.allocators.rates import LEAST, MOST, Tried, tried, uniform
 from fxprune.allocators.registry import Choice, Needs, Problem, allocator
 
 AT_FIRST = 0.5  # the share of ordinary bad moves accepted at the start
-COLDEST = 0.01  # the last temperature, of the first
+COLDEST = 0.003  # the last temperature, of the first
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class SimulatedAnnealing:
     is completed to meet the objective; one that is worse by Δ is accepted with the probability
     exp(−Δ/T). T follows the evaluator's own scale: the first candidates are neighbours of the
     start, and T₀ = Δ̄ / ln 2, with Δ̄ the mean of what they lose, lets half of such moves pass; then
-    T falls geometrically to T₀/100, where none do. Steps grow shorter, to a third of `reach`.
-    The best choice seen is returned, after `trials` candidates.
+    T falls geometrically to 0.003·T₀, where next to none do. Steps grow shorter, to a third of
+    `reach`. The best choice seen is returned, after `trials` candidates.
     """
 
     trials: int = 100
@@ -84,7 +84,7 @@ class SimulatedAnnealing:
         for k in range(rest):
             cool = k / max(1, rest - 1)
             warmth = COLDEST**cool
-            at = tried(problem, _moved(here.rates, self.reach * warmth**0.25, random))
+            at = tried(problem, _moved(here.rates, self.reach * warmth**0.2, random))
             gain, luck = at.score - here.score, random.random()
             accepted = gain >= 0.0 or luck < exp(gain / (first * warmth))
             yield Step(at, gain, accepted, cool)
