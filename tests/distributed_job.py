@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 
 import fxprune
 from fxprune.errors import FxpruneError
+from tests.metrics_of import scores
 
 X = (torch.randn(2, 3, 6, 6),)
 
@@ -96,11 +97,8 @@ def _spec(metric: Any, warmup: int = 0) -> dict[str, Any]:
 
 EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "activation": (_spec("activation-std"), {}),
-    "apoz": (_spec("apoz"), {}),
-    "gradient": (_spec("gradient"), {"loss": loss}),
     "taylor-fo": (_spec("taylor-fo"), {"loss": loss}),
     "taylor-fo together": (_spec({"name": "taylor-fo", "together": True}), {"loss": loss}),
-    "fisher": (_spec("fisher"), {"loss": loss}),
     "act-grad": (_spec("act-grad"), {"loss": loss}),
     "movement": (_spec("movement", 1), {"fine_tune": fine_tune}),
     "admm": (_spec({"name": "admm", "rho": 0.1}, 2), {"fine_tune": fine_tune}),
@@ -120,6 +118,23 @@ def kept(case: str, rank: int = 0, world: int = 1) -> dict[str, list[list[int]]]
     spec, calls = EQUAL[case]
     slim = fxprune.prune(network(), spec, X, calibrate=batches()[rank::world], **calls)
     return {name: [axis.tolist() for axis in axes] for name, axes in slim.plan.kept.items()}
+
+
+def scored(rank: int = 0, world: int = 1) -> list[list[float]]:
+    """Return what the streaming metrics say with every `world`-th batch, and not just an order."""
+    share = batches()[rank::world]
+    return [
+        values.tolist()
+        for metric in ("activation", "gradient", "taylor-fo", "fisher", "act-grad")
+        for values in scores(network(), metric, X, calibrate=share, loss=loss).values()
+    ]
+
+
+def disagreeing(rank: int) -> list[int]:
+    """Return the kept channels of a network whose weights are other ones in each process."""
+    torch.manual_seed(rank)
+    slim = fxprune.prune(Net().eval(), _spec("l2"), X)
+    return [int(k) for k in slim.plan.kept["body.weight"][0]]
 
 
 def failure(case: str, rank: int, world: int) -> tuple[str, str, float]:
@@ -145,6 +160,8 @@ def main(folder: Path, rank: int, world: int) -> None:
     )
     found = {
         "kept": {case: kept(case, rank, world) for case in EQUAL},
+        "scores": scored(rank, world),
+        "disagreeing": disagreeing(rank),
         "failures": {case: failure(case, rank, world) for case in BROKEN},
     }
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")

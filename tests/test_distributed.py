@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fxprune import ranks
-from tests.distributed_job import BROKEN, EQUAL, kept
+from tests.distributed_job import BROKEN, EQUAL, disagreeing, kept, scored
 
 ROOT = Path(__file__).parent.parent
 SAID = {
@@ -54,6 +55,17 @@ def test_two_processes_plan_as_one(case: str, job: list[dict[str, Any]]) -> None
     share = kept(case, 1, 2)
     if case not in ("movement", "admm"):  # which learn from the rows that fine_tune takes
         assert share != whole  # else this shows nothing
+
+
+def test_scores_are_means_over_all_batches(job: list[dict[str, Any]]) -> None:
+    for one in job:
+        for found, wanted in zip(one["scores"], scored(), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_processes_whose_weights_differ_decide_as_the_first(job: list[dict[str, Any]]) -> None:
+    assert disagreeing(1) != disagreeing(0)
+    assert [one["disagreeing"] for one in job] == [disagreeing(0)] * 2
 
 
 @pytest.mark.parametrize("case", BROKEN)
