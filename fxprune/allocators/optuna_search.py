@@ -198,7 +198,7 @@ class _Search:
         self._mine = mine.number
         earlier = [one for one in self._busy(token) if one.number < mine.number]
         complete = len(self._done())
-        taken = any(self._rates(one) == rates for one in earlier)
+        taken = any(one.params == mine.params for one in earlier)
         if taken or complete + len(earlier) >= self._options.trials:
             self._study.tell(self._mine, state=_failed())
             return None
@@ -266,7 +266,7 @@ def _opened(create: Callable[[], optuna.Study]) -> optuna.Study:
         try:
             return create()
         except Exception as error:
-            if "exists" not in str(error) and "locked" not in str(error):
+            if not any(word in str(error) for word in ("exists", "locked", "UNIQUE")):
                 raise
             time.sleep(pause)
     return create()
