@@ -11,6 +11,7 @@ from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
+from fxprune.speeding import speedup
 from fxprune.tuning import FineTune
 
 __version__ = "0.1.0"
@@ -29,4 +30,5 @@ __all__ = [
     "prune",
     "run",
     "save",
+    "speedup",
 ]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fxprune import api, archive, callbacks, spec_cli
+from fxprune import api, archive, callbacks, spec_cli, speeding
 from fxprune.errors import FileError, FxpruneError, InputError
 from fxprune.examples import read_examples, shaped
 from fxprune.files import check_writable
@@ -156,6 +156,22 @@ def prune(
     if slim.report.latency is not None and not slim.report.latency.met:
         print(f"fxprune: error: objective: {slim.report.latency}", file=sys.stderr)
         raise typer.Exit(3)
+
+
+@app.command()
+def speedup(
+    model: ModelArg,
+    output: Output,
+    trust: Trust = False,
+    input_shape: Shapes = None,
+    example: Example = None,
+) -> None:
+    """Remove what the zeros of a sparse model prove to be dead, and write what is left."""
+    _check_output(output)
+    loaded, inputs = _load(model, trust, input_shape, example)
+    slim = speeding.speedup(loaded, inputs)
+    _write(slim, output)
+    print(slim.report)
 
 
 @app.command()

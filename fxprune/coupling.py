@@ -115,7 +115,7 @@ def changed_later(graph: fx.Graph) -> frozenset[fx.Node]:
     place = {node: k for k, node in enumerate(graph.nodes)}
     changed: set[fx.Node] = set()
     for node in graph.nodes:
-        source, writes = _aliases(node)
+        source, writes = alias_of(node)
         root[node] = root.get(source, source) if source is not None else node
         if writes and source is not None:
             changed.update(
@@ -127,7 +127,7 @@ def changed_later(graph: fx.Graph) -> frozenset[fx.Node]:
     return frozenset(changed)
 
 
-def _aliases(node: fx.Node) -> tuple[fx.Node | None, bool]:
+def alias_of(node: fx.Node) -> tuple[fx.Node | None, bool]:
     """Return the operand whose storage the result shares, and whether the call writes to it."""
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         return node.args[0], False

@@ -83,6 +83,8 @@ class Report:
     notes: tuple[str, ...]
     seconds: dict[str, float]
     steps: tuple[Step, ...] = ()
+    zeros_before: int = 0  # parameters that were zero, where zeros were turned into speed
+    zeros_after: int = 0  # those that stay, which save neither time nor memory
     latency: LatencyReport | None = None
 
     @classmethod
@@ -160,6 +162,11 @@ class Report:
         if self.masked:
             share = self.masked / (self.parameters_after or 1)
             lines.append(f"{self.masked:,} of the parameters left are masked ({share:.1%})")
+        if self.zeros_before:
+            lines.append(
+                f"{self.zeros_before:,} parameters were zero: {self.zeros_after:,} of what is left "
+                "are, and dense kernels compute with them all the same"
+            )
         if len(self.steps) > 1:
             lines.append("steps, of the original:")
             lines += [f"  {step}" for step in self.steps]

@@ -69,4 +69,19 @@ def removing() -> tuple[Pass, ...]:
     return make("shrink", {}), make("gate", {}), make("restore", {}), make("impose", {})
 
 
-__all__ = ["PASSES", "Pass", "allocating", "choosing", "coupling", "make", "pruning", "removing"]
+def eliminating() -> tuple[Pass, ...]:
+    """Return the pipeline of `speedup`: what the zeros of a model prove to be dead leaves."""
+    return tuple(make(name, {}) for name in ("fold", "couple", "eliminate", "restore"))
+
+
+__all__ = [
+    "PASSES",
+    "Pass",
+    "allocating",
+    "choosing",
+    "coupling",
+    "eliminating",
+    "make",
+    "pruning",
+    "removing",
+]
