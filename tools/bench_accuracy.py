@@ -1,178 +1,282 @@
-"""Accuracy of every preset on two small networks, with equal data and equally many training steps.
+"""Measure what every preset costs in accuracy, on the two networks trained on Fashion-MNIST.
 
-    python tools/bench_accuracy.py --models resnet20 vit --kept 0.5 0.3 --out results.jsonl
+    python tools/bench_accuracy.py --json cells.jsonl --markdown table.md
 
-For each preset and share of MACs: test accuracy before, after the last removal as it is, after
-batch norms alone were re-estimated, and after fine-tuning. All fine-tunings of a preset together
-take `--steps` steps of 128 images, so that one that trains in many rounds trains less in each.
-Searches score candidates on held-out training images; test images choose nothing. Results are
-appended to a file, one JSON line a cell, and cells that are there are not measured again.
+Each cell is one preset on one network at one level. All are given the same: the batches for
+`calibrate`, the loss, `evaluate` on 1,000 images held out of the training set, and as many training
+steps in all, divided equally among the calls of `fine_tune` that the schedule makes. Test images
+are only ever looked at. The columns of accuracy:
+
+- pruned: right after the last removal. A schedule that trains before that has had some of its
+  training steps by then; one that removes once and learns nothing has had none.
+- BN: the same, after the statistics of batch norms alone are estimated anew (`recalibrate`).
+- tuned: at the end, after all of the training steps.
+
+Levels are shares of MACs, but for blocks (masks save no MACs): there they are shares of parameters;
+and for presets that ask for a ratio of units, such as heads: there they are that ratio. What the
+library refuses is shown with its reason. Searches get few trials (`TRIALS`). Seconds are CPU
+seconds of the process: `prune` all but training and testing, `tune` the training. A cell that the
+file already holds is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import sys
 import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fashion
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fashion
+from torch import nn
 
 import fxprune
 from fxprune import presets
+from fxprune.errors import CallbackError, FxpruneError, first_line
+from fxprune.spec import Spec
 from fxprune.tuning import recalibrate
 
-TRIALS = {"simulated-annealing": 8, "optuna": 8}  # few: a search is shown to work, not to win
-RATES = {"resnet20": 0.02, "vit": 3e-4}
-COLUMNS = ("model", "preset", "kept", "macs", "params", "masked", "raw", "bn", "tuned", "seconds")
+HELD_OUT = 1000  # training images that are only evaluated on, the last ones
+CALIBRATION = (16, 64)  # batches, and the images of each
+BATCH = 128
+SEED = 0
+TRIALS: Mapping[str, Mapping[str, Any]] = {  # of each search, so that it takes about a minute
+    "optuna": {"trials": 20},
+    "simulated-annealing": {"trials": 20},
+    "netadapt": {"step": 0.2},
+    "sensitivity": {"step": 0.3},
+}
+# how each network is fine-tuned: by the optimizer it was trained with, at a lower peak
+OPTIMIZERS: Mapping[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "resnet20": lambda given: torch.optim.SGD(given, 0.05, 0.9, nesterov=True, weight_decay=5e-4),
+    "vit": lambda given: torch.optim.AdamW(given, 1e-3, weight_decay=0.05),
+}
+Row = dict[str, Any]
 
 
-def loss(module: torch.nn.Module, batch: Any) -> torch.Tensor:
-    return F.cross_entropy(module(batch[0]), batch[1])
+@dataclass(frozen=True)
+class Bench:
+    """Hold what all presets are given on one network, and the test images."""
+
+    name: str
+    model: nn.Module
+    test: fashion.Split
+    held_out: fashion.Split
+    calibrate: list[fashion.Split]
+    train: list[fashion.Split]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        model: nn.Module,
+        train: fashion.Split,
+        test: fashion.Split,
+        steps: int,
+        held_out: int = HELD_OUT,
+    ) -> Bench:
+        """Divide the training images, none of them to two uses."""
+        count, size = CALIBRATION
+        rest = fashion.Split(train.images[:-held_out], train.labels[:-held_out])
+        held = fashion.Split(train.images[-held_out:], train.labels[-held_out:])
+        source = torch.Generator().manual_seed(SEED)
+        order = torch.randperm(len(rest.labels), generator=source)
+        first = order[: count * size].split(size)
+        calibrate = [fashion.Split(rest.images[one], rest.labels[one]) for one in first]
+        batch = min(BATCH, len(rest.labels))
+        drawn = list(fashion.batches(rest, batch, steps, source))
+        model = model.eval().to(memory_format=torch.channels_last)
+        return cls(name, model, test, held, calibrate, drawn)
 
 
-def drawn(data: fashion.Split, count: int, size: int, seed: int) -> list[Any]:
-    """Return batches of training images, the same ones for the same seed."""
-    made = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.labels), generator=made)[: count * size]
-    return [(data.images[k], data.labels[k]) for k in order.split(size)]
+def loss(module: nn.Module, batch: fashion.Split) -> torch.Tensor:
+    """Return the cross entropy."""
+    images, labels = batch
+    return F.cross_entropy(module(images), labels)
 
 
-def spec_of(preset: str, kept: float) -> dict[str, Any]:
-    """Return a preset at a share of the MACs, or of what else its targets can lower."""
-    data = presets.read(preset)
-    spec: dict[str, Any] = {"preset": preset, "objective": {"macs": kept}}
-    target = data.get("target")
-    if isinstance(target, dict) and target.get("kind") == "block":
-        spec["objective"] = {"params": kept}  # masks lower no MACs
-    if target == "head":
-        spec["objective"] = {"ratio": 1 - kept}  # heads alone are too few of the MACs
-    allocation = data.get("allocation", "uniform")
-    table = dict(allocation) if isinstance(allocation, dict) else {"name": allocation}
-    if table["name"] in TRIALS:
-        spec["allocation"] = {**table, "trials": TRIALS[table["name"]]}
-    if table["name"] == "netadapt":
-        spec["allocation"] = {**table, "step": 0.15}
-    return spec
+# ---- one cell ------------------------------------------------------------------------------------
 
 
-class Cell:
-    """Measure one preset on one network at one share."""
+@dataclass
+class Tuner:
+    """Fine-tune with a share of the steps; test when the last removal has just been made."""
 
-    def __init__(self, name: str, data: dict[str, fashion.Split], steps: int) -> None:
-        self.name, self.data, self.steps = name, data, steps
-        self.model, _ = fashion.trained(name)
+    bench: Bench
+    calls: int
+    removed: int  # the number of the call, from 0, that follows the last removal
+    seconds: float = 0.0
+    testing: float = 0.0
+    found: Row = field(default_factory=dict)
 
-    def accuracy(self, module: torch.nn.Module) -> float:
-        return fashion.accuracy(module, self.data["test"])
-
-    def measured(self, preset: str, kept: float) -> dict[str, Any]:
-        found: dict[str, Any] = {"model": self.name, "preset": preset, "kept": kept}
-        spec = fxprune.Spec.of(spec_of(preset, kept))
-        schedule = spec.schedule.made()
-        calls = schedule.warmup + schedule.count
-        train, seen = self.data["train"], drawn(self.data["train"], 8, 64, 7)
-
-        def tune(module: torch.nn.Module, step: int) -> None:
-            if step == calls - 1:
-                found["raw"] = self.accuracy(module)
-                still = copy.deepcopy(module)
-                recalibrate(still, seen, loss)
-                found["bn"] = self.accuracy(still)
-                module.train()
-            rate = RATES[self.name]
-            fxprune.FineTune(
-                batches=drawn(train, max(1, self.steps // calls), 128, step),
-                loss=loss,
-                lr=rate,
-                optimizer=None
-                if self.name == "resnet20"
-                else lambda free: torch.optim.AdamW(free, rate),
-            )(module, step)
-
-        began = time.perf_counter()
-        try:
-            slim = fxprune.prune(
-                self.model,
-                spec,
-                (self.data["test"].images[:2],),
-                calibrate=seen,
-                loss=loss,
-                evaluate=lambda module: fashion.accuracy(module, self.data["held"]),
-                fine_tune=tune,
+    def __call__(self, module: nn.Module, number: int) -> None:
+        if number == self.removed:
+            self.found |= self.tested(module)
+        started = time.process_time()
+        steps = self.bench.train
+        edges = [len(steps) * k // self.calls for k in (number, number + 1)]
+        share = steps[edges[0] : edges[1]]
+        if share:
+            optimizer = OPTIMIZERS.get(self.bench.name, OPTIMIZERS["resnet20"])
+            tune = fxprune.FineTune(
+                batches=share, loss=loss, optimizer=optimizer, recalibrate=False
             )
-        except fxprune.FxpruneError as error:
-            return found | {"refused": str(error)}
-        report = slim.report
-        return found | {
-            "macs": report.macs_after / report.macs_before,
-            "params": report.parameters_after / report.parameters_before,
-            "masked": report.masked / report.parameters_before,
-            "tuned": self.accuracy(slim),
-            "seconds": time.perf_counter() - began,
-        }
+            tune(module)
+            if number >= self.calls - 1:
+                recalibrate(module, self.bench.calibrate, loss)
+        self.seconds += time.process_time() - started
+
+    def tested(self, module: nn.Module) -> Row:
+        """Return the accuracy as it is, and with batch norms estimated anew; change nothing."""
+        started = time.process_time()
+        row = {"pruned": fashion.accuracy(module, self.bench.test)}
+        if any(isinstance(one, nn.BatchNorm2d) for one in module.modules()):
+            state = {name: value.clone() for name, value in module.state_dict().items()}
+            recalibrate(module, self.bench.calibrate, loss)
+            row["bn"] = fashion.accuracy(module, self.bench.test)
+            module.load_state_dict(state)
+        self.testing += time.process_time() - started
+        return row
 
 
-def markdown(rows: list[dict[str, Any]], before: dict[str, float]) -> str:
-    """Return the table of all cells."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in sorted(rows, key=lambda r: (r["model"], -r["kept"], r["preset"])):
-        if "refused" in row:
-            said = f"refused: {row['refused']}"
-            lines.append(f"| {row['model']} | {row['preset']} | {row['kept']:.0%} | {said} |")
-            continue
-        shares = [f"{row[name]:.1%}" for name in COLUMNS[3:9]]
-        cells = [row["model"], row["preset"], f"{row['kept']:.0%}", *shares]
-        lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
-    said = ", ".join(f"{name} {value:.2%}" for name, value in before.items())
-    return f"Before: {said}.\n\n" + "\n".join(lines) + "\n"
+def asked(preset: str, level: float) -> tuple[Spec, str]:
+    """Return the specification of a preset at a level, and what the level is a share of."""
+    spec = Spec.of(preset)
+    listed = [(one.kind,) if isinstance(one.kind, str) else one.kind for one in spec.target]
+    objective, what = {"macs": level}, "MACs"
+    if spec.objective.chosen[0] == "ratio":
+        objective, what = {"ratio": 1.0 - level}, "units"
+    elif any("block" in kinds for kinds in listed):
+        objective, what = {"params": level}, "parameters"
+    given: Row = {"preset": preset, "objective": objective}
+    if options := TRIALS.get(spec.allocation.name):
+        given["allocation"] = dict(options)
+    return Spec.of(given), what
+
+
+def measured(bench: Bench, preset: str, level: float) -> Row:
+    """Prune by a preset and test it on the way."""
+    row: Row = {"model": bench.name, "preset": preset, "kept": level, "steps": len(bench.train)}
+    try:
+        spec, row["of"] = asked(preset, level)
+        schedule = spec.schedule.made()
+        reached = [schedule.sparsity(step, 0.5) for step in range(1, schedule.count + 1)]
+        last = next(k for k, part in enumerate(reached) if part >= reached[-1] - 1e-12)
+        tuner = Tuner(bench, schedule.warmup + schedule.count, schedule.warmup + last)
+        started = time.process_time()
+        torch.manual_seed(SEED)
+        slim = fxprune.prune(
+            bench.model,
+            spec,
+            (bench.calibrate[0].images[:2],),
+            calibrate=bench.calibrate,
+            loss=loss,
+            evaluate=lambda module: fashion.accuracy(module, bench.held_out),
+            fine_tune=tuner,
+        )
+    except CallbackError as error:  # of the callbacks here, which raise nothing by themselves
+        return row | {"failed": first_line(error)}
+    except FxpruneError as error:
+        return row | {"refused": first_line(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return row | {"failed": f"{type(error).__name__}: {first_line(error)}"}
+    spent = time.process_time() - started - tuner.testing - tuner.seconds
+    row |= tuner.found | {"tuned": fashion.accuracy(slim, bench.test)}
+    report = slim.report
+    row["macs"] = report.macs_after / report.macs_before
+    row["params"] = (report.parameters_after - report.masked) / report.parameters_before
+    return row | {"seconds": spent, "tuning": tuner.seconds}
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+HEADINGS = ("preset", "pruned", "BN", "tuned", "MACs", "params", "prune s", "tune s")
+
+
+def cells(row: Row) -> list[str]:
+    """Return the cells of one measurement."""
+    for what in ("refused", "failed"):
+        if what in row:
+            return [row["preset"], f"{what}: {row[what]}", *[""] * 6]
+    shares = [f"{100 * row[key]:.2f}" if key in row else "" for key in ("pruned", "bn", "tuned")]
+    costs = [f"{row['macs']:.1%}", f"{row['params']:.1%}"]
+    mark = {"MACs": "", "parameters": " ¹", "units": " ²"}[row["of"]]
+    return [row["preset"] + mark, *shares, *costs, f"{row['seconds']:.0f}", f"{row['tuning']:.0f}"]
+
+
+def markdown(rows: list[Row], before: Mapping[str, float]) -> str:
+    """Return one table for every network and level."""
+    text = ""
+    groups = sorted({(row["model"], -row["kept"]) for row in rows})
+    for model, level in groups:
+        some = [row for row in rows if (row["model"], -row["kept"]) == (model, level)]
+        text += f"### {model}, {1 + level:.0%} less: {100 * before[model]:.2f} % before\n\n"
+        lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
+        lines += [cells(row) for row in sorted(some, key=lambda row: row["preset"])]
+        text += "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
+    return text + (
+        "¹ blocks: a share of the parameters, masked; no fewer MACs. ² a share of the units.\n"
+    )
+
+
+def run(benches: Mapping[str, Callable[[], Bench]], options: argparse.Namespace) -> list[Row]:
+    """Measure every cell that the file does not hold; return all that were asked for."""
+    known: dict[tuple[Any, ...], Row] = {}
+    if options.json and options.json.exists():
+        for line in options.json.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            known[_key(found)] = found
+    rows: list[Row] = []
+    for level in options.kept:
+        for name, made in benches.items():
+            bench: Bench | None = None
+            for preset in options.presets:
+                row: Row | None = known.get((name, preset, level, options.steps))
+                if row is None:
+                    bench = bench or made()
+                    row = measured(bench, preset, level)
+                    if options.json:
+                        with options.json.open("a", encoding="utf-8") as lines:
+                            lines.write(json.dumps(row) + "\n")
+                rows.append(row)
+                print(name, level, *cells(row), sep=" | ", flush=True)
+    return rows
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["preset"], row["kept"], row["steps"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["resnet20", "vit"])
-    parser.add_argument("--presets", nargs="+", default=presets.names())
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--models", nargs="+", choices=fashion.NETWORKS, default=["vit", "resnet20"]
+    )
+    parser.add_argument("--presets", nargs="+", choices=presets.names(), default=presets.names())
     parser.add_argument("--kept", nargs="+", type=float, default=[0.5, 0.3])
-    parser.add_argument("--steps", type=int, default=60, help="training steps of each preset")
-    parser.add_argument("--test", type=int, default=10_000, help="test images")
-    parser.add_argument("--out", type=Path, default=Path("accuracy.jsonl"))
-    parser.add_argument("--markdown", type=Path, help="write the table here")
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=60, help="training steps in all")
+    parser.add_argument("--json", type=Path, help="a line a cell; those it holds are not repeated")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    train, test = fashion.load_data("train"), fashion.load_data("test")
-    data = {
-        "train": fashion.Split(train.images[:-1000], train.labels[:-1000]),
-        "held": fashion.Split(train.images[-500:], train.labels[-500:]),
-        "test": fashion.Split(test.images[: given.test], test.labels[: given.test]),
-    }
-    lines = given.out.read_text().splitlines() if given.out.exists() else []
-    rows = [json.loads(line) for line in lines]
-    done = {(row["model"], row["preset"], row["kept"]) for row in rows}
-    before: dict[str, float] = {}
-    for name in given.models:
-        cell = Cell(name, data, given.steps)
-        before[name] = cell.accuracy(cell.model)
-        for kept in given.kept:
-            for preset in given.presets:
-                if (name, preset, kept) in done:
-                    continue
-                torch.manual_seed(0)
-                row = cell.measured(preset, kept)
-                rows.append(row)
-                with given.out.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-                print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    table = markdown(rows, before)
-    print(table)
-    if given.markdown:
-        given.markdown.write_text(table)
+    data = {split: fashion.load_data(split) for split in ("train", "test")}
+
+    def bench(name: str) -> Bench:
+        return Bench.of(name, fashion.trained(name)[0], **data, steps=options.steps)
+
+    rows = run({name: partial(bench, name) for name in options.models}, options)
+    if options.markdown:
+        before = {
+            name: fashion.accuracy(bench(name).model, data["test"]) for name in options.models
+        }
+        options.markdown.write_text(markdown(rows, before), encoding="utf-8")
 
 
 if __name__ == "__main__":
