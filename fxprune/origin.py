@@ -74,3 +74,14 @@ class Origin:
 
 def _place(target: Target) -> object:
     return frozenset(target.footprint), target.kind
+
+
+def after(earlier: Kept | None, later: Kept) -> Kept:
+    """Return kept indices of the original: `later` are indices of what `earlier` kept."""
+    if earlier is None:
+        return later
+    return {
+        name: tuple(old[new] for old, new in zip(earlier[name], axes, strict=True))
+        for name, axes in later.items()
+        if name in earlier
+    }

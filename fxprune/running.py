@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,19 +24,18 @@ from fxprune.errors import CheckpointError
 from fxprune.metrics import Learner
 from fxprune.objectives import Objective
 from fxprune.objectives.latency import Latency
-from fxprune.origin import Origin
+from fxprune.origin import Kept, Origin, after
 from fxprune.plan import Plan
 from fxprune.program import Program, tensors_of
 from fxprune.report import LatencyReport, Report, Step
 from fxprune.slim import SlimModule
-from fxprune.spec import Spec
+from fxprune.spec import AllocationSpec, Spec
 from fxprune.stopwatch import Stopwatch
 from fxprune.trials import Trials, fingerprint
 from fxprune.watching import cut, settled, watching
 from passes.allocate import costed, planned
 
 FineTune = Callable[[nn.Module, int], None]
-Kept = Mapping[str, tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,9 @@ class Run:
             program = self._removed(scored, goal, part)
         self._took(program)
         assert program.plan is not None
-        removed = [
-            f"{p.units - p.kept} of {p.name}" for p in program.plan.targets if p.kept < p.units
-        ]
-        self._calls.say(f"step {self.saved.step}: removed {len(removed)} targets' units")
+        smaller = [plan for plan in program.plan.targets if plan.kept < plan.units]
+        units = sum(plan.units - plan.kept for plan in smaller)
+        self._calls.say(f"step {self.saved.step}: {units} units of {len(smaller)} targets leave")
 
     def _removed(self, scored: Program, goal: Objective, part: float) -> Program:
         last = (*passes.removing(), passes.make("verify", {}))
@@ -212,7 +210,12 @@ class Run:
         """Tell metrics that learn what would be removed now, all the way."""
         if not any(one.settles for one in self._learners):
             return
-        program = pipeline.run(self._ready(), passes.choosing(self._spec, objective))
+        # A search would ask its evaluator at every settling: the same bounds serve uniformly.
+        allocation = self._spec.allocation
+        bounds = allocation.model_dump(include=set(AllocationSpec.model_fields) - {"name"})
+        uniform = AllocationSpec(name="uniform", **bounds)
+        spec = self._spec.model_copy(update={"allocation": uniform})
+        program = pipeline.run(self._ready(), passes.choosing(spec, objective))
         assert program.plan is not None
         tensors = tensors_of(program.module)
         settled(
@@ -279,17 +282,6 @@ class Run:
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
         slim.report = Report.of(program, self.saved.history, self._latency)
         return slim
-
-
-def after(earlier: Kept | None, later: Kept) -> Kept:
-    """Return kept indices of the original: `later` are indices of what `earlier` kept."""
-    if earlier is None:
-        return later
-    return {
-        name: tuple(old[new] for old, new in zip(earlier[name], axes, strict=True))
-        for name, axes in later.items()
-        if name in earlier
-    }
 
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -75,6 +76,8 @@ class Allocate:
                 f"allocation: {self.allocation} needs an evaluator, and evaluate is missing; call "
                 "prune(…, evaluate=…)"
             )
+        if allocator.needs == "evaluate":  # a goal out of reach is refused before any question
+            budget.meet(attrgetter("share"), "largest share")
         return allocator.choose(budget)
 
     def _budget(
