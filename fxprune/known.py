@@ -32,8 +32,10 @@ class Known:
 
     @classmethod
     def constant(cls, value: Tensor) -> Known:
-        """Return a tensor all of whose entries are known."""
+        """Return a tensor all of whose entries are known, but those that are no finite number."""
         value = wide(value.detach().cpu())
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return cls(value, ~value.isfinite())
         return cls(value, torch.zeros((), dtype=torch.bool).expand(value.shape))
 
     @classmethod
@@ -238,7 +240,7 @@ def filled(call: Call) -> Any:
 
 def evaluated(call: Call) -> Any:
     """Evaluate an operator of which every operand is known."""
-    seeded = torch.Tag.nondeterministic_seeded in call.node.target.tags  # type: ignore[union-attr]
+    seeded = torch.Tag.nondeterministic_seeded in getattr(call.node.target, "tags", ())
     open_ = [one for one in torch.utils._pytree.tree_leaves(call.args) if isinstance(one, Known)]
     if call.symbolic or seeded or not all(one.whole for one in open_):
         return call.nothing()
