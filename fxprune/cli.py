@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fxprune import api, archive, callbacks, spec_cli, speeding
+from fxprune import api, archive, callbacks, onnx_cli, spec_cli, speeding
 from fxprune.errors import FileError, FxpruneError, InputError
 from fxprune.examples import read_examples, shaped
 from fxprune.files import check_writable
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(spec_cli.app)
+app.add_typer(onnx_cli.app)  # without a name: its commands stand beside the others
 
 ModelArg = Annotated[Path, typer.Argument(help="A .pt2 program, or a pickled .pt/.pth module.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a file that can run code.")]

@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import ExportError, root_cause
+from ..errors import ExportError, InputError, root_cause
 from ..files import atomic_write
 from .check import (
     Array,
@@ -32,6 +32,7 @@ from .check import (
     to_array,
 )
 from .clean import clean
+from .compaction import compact
 from .feeds import Inputs, another_batch, batch_axes, batch_size, marks, resize
 
 __all__ = ["ExportSummary", "compare_latency", "export"]
@@ -42,7 +43,10 @@ LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """Say what was written: size in bytes, nodes, names, and the largest relative error seen."""
+    """Say what was written: size in bytes, nodes, names, and the largest relative error seen.
+
+    `notes` tell of passes of the compaction that were undone.
+    """
 
     path: Path
     bytes: int
@@ -52,6 +56,7 @@ class ExportSummary:
     outputs: tuple[str, ...]
     batches: tuple[int, ...]
     error: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,36 @@ def export(
             _name_axes(model, captured, inputs, marked)
             for key, value in metadata.items():
                 model.metadata_props.add(key=f"fxprune.{key}", value=value)
-            _save(model, temporary)
             axes = batch_axes(marked)
+            done = compact(
+                model, _probes(model, captured, inputs, axes), rtol=rtol, threads=_threads()
+            )
+            _save(done.model, temporary)
         sizes, error = _compare(module, temporary, captured, inputs, axes, batches, rtol)
-        return ExportSummary(Path(path), temporary.stat().st_size, *_facts(model), sizes, error)
+        size = temporary.stat().st_size
+        return ExportSummary(Path(path), size, *_facts(done.model), sizes, error, done.notes)
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _probes(
+    model: onnx.ModelProto, captured: _Captured, inputs: Inputs, axes: dict[int, Any]
+) -> list[dict[str, Array]]:
+    """Return inputs to compare passes on: two batch sizes, small ones where they fit."""
+    probes: list[dict[str, Array]] = []
+    for size in dict.fromkeys((1, 2, batch_size(inputs, axes), another_batch(inputs, axes))):
+        try:
+            feed = inputs if size is None else resize(inputs, axes, size)
+        except InputError:  # a size that the model does not admit
+            continue
+        leaves = zip(captured.inputs, pytree.tree_leaves(feed), strict=True)
+        named = {str(name): leaf for name, leaf in leaves}
+        probes.append({entry.name: to_array(named[entry.name]) for entry in model.graph.input})
+        if len(probes) == 2 or size is None:
+            break
+    return probes
 
 
 def _facts(model: onnx.ModelProto) -> tuple[int, int, tuple[str, ...], tuple[str, ...]]:
@@ -210,7 +241,7 @@ def _compare(
     rtol: float,
 ) -> tuple[tuple[int, ...], float]:
     """Run module and file on each batch size; return the sizes and the largest relative error."""
-    session = open_session(path, torch.get_num_threads())
+    session = open_session(path, _threads())
     own = batch_size(inputs, axes)
     if batches is None:
         batches = tuple(n for n in (own, another_batch(inputs, axes)) if n is not None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +18,31 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
 from .feeds import Inputs
+from .turns import in_turn
 
 Array = NDArray[Any]
 TINY = 1e-6
 """Outputs smaller than this count as zero when an error is made relative."""
 
 
-def open_session(model: str | os.PathLike[str] | bytes, threads: int = 1) -> ort.InferenceSession:
+def open_session(
+    model: str | os.PathLike[str] | bytes, threads: int = 1, *, optimized: bool = True
+) -> ort.InferenceSession:
     """Open an ONNX model (a path or its bytes) in ONNX Runtime on the CPU, without log lines.
 
-    Raises `ExportError` when ONNX Runtime refuses the model.
+    Not `optimized`, it runs the graph as it is written, node by node. Raises `ExportError` when
+    ONNX Runtime refuses the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # Threads that wait for work would take the cores from the session that runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Weights packed for speed take longer to pack than a run or two gains.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -119,16 +129,8 @@ def compare_latency(
     three warm-up runs are not counted. Raises `ExportError` when one cannot be loaded or run.
     """
     sessions = [open_session(path, threads) for path in paths]
-    for session in sessions:
-        for _ in range(3):
-            run(session, feeds)
-    taken: list[list[float]] = [[] for _ in sessions]
-    for _ in range(repeats):
-        for session, times in zip(sessions, taken, strict=True):
-            start = time.perf_counter()
-            session.run(None, dict(feeds))
-            times.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(times) for times in taken]
+    runs = [partial(run, session, feeds) for session in sessions]
+    return [1000 * statistics.median(times) for times in in_turn(runs, rounds=repeats)]
 
 
 def _line(problem: Exception) -> str:

@@ -1,0 +1,82 @@
+"""onnx_fold: what is constant becomes a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from fxprune.pipeline import register
+
+from ..program import FACT, OnnxProgram
+from ..view import View
+
+FOLD_LIMIT = 64 * 1024
+"""Bytes: a folded constant above this size stays an operator, so that no `Expand` bloats the file.
+
+ONNX Runtime folds what is left when it loads the model, so nothing is lost at run time."""
+
+FRESH_EVERY_RUN = frozenset(
+    {
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        *("Bernoulli", "Multinomial"),
+    }
+)
+_EXCLUDED = FRESH_EVERY_RUN | {"Dropout", "If", "Loop", "Scan"}
+
+
+@register("onnx_fold")
+@dataclass(frozen=True)
+class Fold:
+    """Replace nodes whose inputs are all constant by their value, computed by ONNX Runtime."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = (FACT,)
+    ensures: ClassVar[tuple[str, ...]] = ()
+
+    limit: int = FOLD_LIMIT
+
+    def __call__(self, program: OnnxProgram) -> OnnxProgram:
+        """Return the program with constants in place of constant expressions."""
+        for limit in sorted({self.limit, min(self.limit, 1024)}, reverse=True):
+            after = program.edited(partial(self._edit, limit))
+            if after is program or after.model.ByteSize() <= program.model.ByteSize():
+                return after
+        return program
+
+    def _edit(self, limit: int, view: View) -> int:
+        # Sound: the very runtime and kernels that would run the node compute its value. Not sound,
+        # hence excluded: operators that draw random numbers. `fold_shapes` stays off because it
+        # also elides float casts around integer arithmetic, and Mul by 0.5 would become Mul by 0.
+        # Only where there is something to fold: ONNX Runtime is asked for it at a price.
+        if not any(self._constant(node) for node in view.graph.nodes):
+            return 0
+        before = _computed(view.graph)
+        view.graph.fold_constants(
+            fold_shapes=False,
+            recurse_subgraphs=False,
+            recurse_functions=False,
+            flatten_subgraphs=False,
+            size_threshold=limit,
+            should_exclude_node=_excluded,
+            partitioning="basic",
+        )
+        return before - _computed(view.graph)
+
+    def _constant(self, node: gs.Node) -> bool:
+        if _excluded(node):
+            return False
+        return node.op == "Constant" or all(
+            isinstance(read, gs.Constant) or read.is_empty() for read in node.inputs
+        )
+
+
+def _excluded(node: gs.Node) -> bool:
+    return node.op in _EXCLUDED
+
+
+def _computed(graph: gs.Graph) -> int:
+    """Return how many nodes have an output: folding takes those of the constant ones away."""
+    return sum(bool(node.outputs) for node in graph.nodes)

@@ -1,0 +1,53 @@
+"""onnx_rewrite: the optimiser of onnxscript."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+import onnxscript.optimizer
+
+from fxprune.pipeline import register
+
+from ..program import FACT, OnnxProgram
+from .fold import FRESH_EVERY_RUN
+
+
+@register("onnx_rewrite")
+@dataclass(frozen=True)
+class Rewrite:
+    """Apply onnxscript's optimiser: its rewrite rules, folding, and one node for equal nodes."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = (FACT,)
+    ensures: ClassVar[tuple[str, ...]] = ()
+
+    limit: int = 4096
+    """Elements: what is folded into a larger constant stays an operator."""
+
+    def __call__(self, program: OnnxProgram) -> OnnxProgram:
+        """Return the optimised program; one with control flow or functions is left alone.
+
+        Sound but for those: the optimiser moves initialisers out of bodies and inlines functions,
+        which this pass does not promise. Nodes that draw random numbers must not be merged either.
+        """
+        nodes = program.model.graph.node
+        bodies = any(a.type in (a.GRAPH, a.GRAPHS) for node in nodes for a in node.attribute)
+        if bodies or program.model.functions or any(n.op_type in FRESH_EVERY_RUN for n in nodes):
+            return program
+        copy = onnx.ModelProto()
+        copy.CopyFrom(program.model)
+        better = onnxscript.optimizer.optimize(
+            copy, input_size_limit=self.limit, output_size_limit=self.limit
+        )
+        if _counts(better) == _counts(program.model):
+            return program
+        new = onnx.ModelProto()
+        new.CopyFrom(better)
+        return OnnxProgram(new, program.facts)
+
+
+def _counts(model: onnx.ModelProto) -> tuple[Counter[str], int]:
+    return Counter(node.op_type for node in model.graph.node), len(model.graph.initializer)
