@@ -160,7 +160,10 @@ def _constants(x: Known, dim: int, border: bool) -> tuple[NDArray[np.float64], N
     low, high = value.amin(dim=1).double(), value.amax(dim=1).double()
     same = (high - low) <= SAME * torch.maximum(high.abs(), low.abs())
     constant[whole.numpy()] = value[:, 0].double()[whole].numpy()
-    why[(whole & ~same).numpy()] = PLACES
+    if x.whole:  # made of parameters alone: that they differ from place to place is no wonder
+        constant[~same.numpy()] = np.nan
+    else:
+        why[(whole & ~same).numpy()] = PLACES
     if border:
         why[(whole & same & (high != 0)).numpy()] = BORDER
     return constant, why

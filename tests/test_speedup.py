@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import fxprune
 from fxprune.errors import InputError, VerifyError
 from tests.networks.dead import CASES, Case, chain, zero
+from tests.networks.dead_heads import HEADS
 from tests.networks.structures import IMAGE
 from tests.networks.whole import randomise
 
@@ -35,7 +36,7 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES + HEADS, ids=lambda case: case.name)
 def test_exactly_the_dead_are_gone(case: Case) -> None:
     model = case.made()
     before = {name: t.clone() for name, t in model.state_dict().items()}

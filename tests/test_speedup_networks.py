@@ -21,7 +21,10 @@ from fxprune.constants import called, constants, rule_of
 from fxprune.coupling import changed_later
 from fxprune.known import Known
 from fxprune.program import Program
+from tests.networks.attention import Separate
+from tests.networks.blocks import SpectralNorm, WeightNorm
 from tests.networks.growing import Network, networks
+from tests.networks.movements import ListedChannels
 from tests.networks.test_structures import NETWORKS
 from tests.networks.whole import randomise
 from tests.test_speedup import same, shapes
@@ -78,6 +81,43 @@ def test_what_is_known_is_true_of_every_structure(network: Any) -> None:
     ours, theirs = (pytree.tree_leaves(m(*inputs)) for m in (model, fast))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_nothing_is_constant_in_a_dense_model(network: Any) -> None:
+    torch.manual_seed(0)
+    model = network().eval()
+    randomise(model)
+    fast = fxprune.speedup(model, model.inputs)
+    assert not [note for note in fast.report.notes if "constant and stay" in note]
+    if isinstance(model, ListedChannels):  # half of the channels are in no list
+        assert shapes(fast)["first.weight"][0] == 4
+        return
+    if not isinstance(model, WeightNorm | SpectralNorm):  # folded into plain weights
+        assert shapes(fast) == {n: s for n, s in shapes(model).items() if n in shapes(fast)}
+    assert any(note.startswith("nothing was removed") for note in fast.report.notes)
+
+
+class LearnedValues(Separate):
+    """Average values that no input changes, and that differ from key to key."""
+
+    def build(self) -> None:
+        super().build()
+        self.value = nn.Parameter(torch.randn(6, 12))
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return super().attend(q, k, self.heads(self.value[None]).expand(q.shape[0], -1, -1, -1))
+
+
+def test_an_average_of_different_constants_is_not_constant() -> None:
+    model = LearnedValues().eval()
+    program = capture(model, model.inputs)
+    with torch.no_grad():
+        Truth(program).run(*model.inputs)
+        model.value[:, 4:8] = torch.arange(4.0)  # the same at every key: a constant after all
+    fast = fxprune.speedup(model, model.inputs)
+    assert shapes(fast)["last.weight"] == (4, 8)
+    same(model, fast, model.inputs)
 
 
 # ---- random networks -----------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.networks.attention import Fused, Separate
 from tests.networks.structures import IMAGE, TOKENS
 from tests.networks.whole import randomise
 
@@ -156,6 +155,12 @@ def killed_shared(m: Any) -> None:
     m.a.bias[5] = 1.5  # a constant at the first call, nothing at the second
 
 
+def shared_with_bias() -> nn.Module:
+    model = shared()
+    model.twice = conv(8, 8)
+    return model
+
+
 def mlp() -> nn.Module:
     return Net(
         lambda n, x: x + n.down(F.gelu(n.up(x))),
@@ -182,25 +187,8 @@ def killed_gate(m: Any) -> None:
     zero(m.up.bias, 1)  # the gate is closed, whatever the value
 
 
-def heads_of(layers: tuple[str, ...]) -> Callable[[Any], None]:
-    def kill(m: Any) -> None:
-        for name in layers:
-            layer = getattr(m, name)
-            zero(layer.weight, *range(4, 8))
-            zero(layer.bias, *range(4, 8))
-
-    return kill
-
-
-def fused_head(m: Any) -> None:
-    zero(m.first.weight, *range(28, 32))  # the values of the second head
-    m.first.bias[28:32] = torch.arange(4.0)
-
-
 FEWER = SMALLER | {"b.weight": (4, 6, 1, 1)}
 LESS = ONE | {"b.weight": (4, 7, 3, 3)}
-QKV = {f"{n}.{p}": (8, 5) if p == "weight" else (8,) for n in "qkv" for p in ("weight", "bias")}
-QKV["last.weight"] = (4, 8)
 SEEN = {"a.weight": (4, 3, 1, 1), "a.bias": (4,), "b.weight": (4, 3, 1, 1), "b.bias": (4,)}
 
 CASES = (
@@ -266,6 +254,14 @@ CASES = (
         "went into conv2d_1_constant",
     ),
     Case(
+        "shared with a bias",
+        shared_with_bias,
+        killed_shared,
+        {"a.weight": (7, 3, 1, 1), "a.bias": (7,), "twice.weight": (7, 7, 1, 1)}
+        | {"twice.bias": (7,), "last.weight": (4, 7, 1, 1)},
+        "went into conv2d_1_constant, conv2d_2_constant, last.bias",
+    ),
+    Case(
         "MLP",
         mlp,
         killed_mlp,
@@ -279,16 +275,5 @@ CASES = (
         killed_gate,
         {"up.weight": (10, 5), "up.bias": (10,), "down.weight": (5, 5)},
         inputs=TOKENS,
-    ),
-    Case("separate heads", Separate, heads_of(("q", "k", "v")), QKV, inputs=TOKENS),
-    Case("values only", Separate, heads_of(("v",)), QKV, inputs=TOKENS),
-    Case("queries only", Separate, heads_of(("q",)), {}, "nothing was removed", TOKENS),
-    Case(
-        "fused heads",
-        Fused,
-        fused_head,
-        {"first.weight": (24, 5), "first.bias": (24,), "last.weight": (4, 8)},
-        "last.bias",
-        TOKENS,
     ),
 )
