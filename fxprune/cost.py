@@ -134,6 +134,11 @@ class Cost:
             stacked.append((places, np.vstack([self.axes[k] for k in places]), starts))
         return stacked
 
+    @property
+    def batch(self) -> int:
+        """Return how many examples the model was captured with."""
+        return self._batch
+
     def macs(self, alive: Mask) -> int:
         """Return multiply-accumulates for one example."""
         counts = self.counts(alive)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from fxprune.blocks import BlockTarget
+from fxprune.cost import Cost
 from fxprune.guards import Ids, Mask
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
@@ -83,6 +84,10 @@ class Problem(Protocol):
     @property
     def objective(self) -> Objective:
         """Return the goal of this step; `1 - objective.sparsity` is the share to keep."""
+
+    @property
+    def cost(self) -> Cost:
+        """Return what the objective counts with: axes, tensors and products."""
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from fxprune.cost import Cost
+from fxprune.cost_terms import Term, of_bytes, of_macs, of_params
 from fxprune.guards import Mask
 from fxprune.objectives.registry import Objective, objective
 
@@ -45,6 +47,10 @@ class Params(Objective):
         """Return kept parameters."""
         return cost.params(alive) - cost.masked(alive)
 
+    def terms(self, cost: Cost) -> Sequence[Term] | None:
+        """Return a term a tensor; what masks leave of one is no function of its sizes."""
+        return None if cost.blocks else of_params(cost)
+
     def whole(self, cost: Cost) -> float:
         """Return all parameters of the model, those that nothing reads too."""
         return cost.every_param()
@@ -61,6 +67,10 @@ class Macs(Objective):
         """Return kept MACs for one example."""
         return cost.macs(alive)
 
+    def terms(self, cost: Cost) -> Sequence[Term]:
+        """Return a term a product."""
+        return of_macs(cost)
+
 
 @objective("bytes")
 @dataclass(frozen=True)
@@ -72,6 +82,10 @@ class Bytes(Objective):
     def count(self, cost: Cost, alive: Mask) -> float:
         """Return kept bytes of parameters and buffers."""
         return cost.bytes(alive)
+
+    def terms(self, cost: Cost) -> Sequence[Term]:
+        """Return a term a tensor."""
+        return of_bytes(cost)
 
     def whole(self, cost: Cost) -> float:
         """Return the bytes of all tensors of the model, those that nothing reads too."""

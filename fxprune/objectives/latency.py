@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from fxprune.cost import Cost
+from fxprune.cost_terms import Term, constant, of_macs
 from fxprune.guards import Mask
 from fxprune.objectives.registry import Objective, Share, objective
 
@@ -56,6 +57,11 @@ class Latency(Objective):
         """Return the predicted latency, as a share of that of a model of as many MACs."""
         whole = self.whole(cost)
         return self.overhead * whole + (1.0 - self.overhead) * cost.macs(alive)
+
+    def terms(self, cost: Cost) -> Sequence[Term]:
+        """Return a term a product, and the overhead."""
+        overhead = constant(self.overhead * self.whole(cost))
+        return [*of_macs(cost, 1.0 - self.overhead), overhead]
 
     def whole(self, cost: Cost) -> float:
         """Return the MACs of the whole model, which stand for its latency."""

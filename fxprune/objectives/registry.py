@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import Field
 
 from fxprune.cost import Cost
+from fxprune.cost_terms import Term
 from fxprune.guards import Mask
 from fxprune.registry import Registry
 
@@ -35,6 +36,15 @@ class Objective(ABC):
     def whole(self, cost: Cost) -> float:
         """Return the cost of the whole model."""
         return self.count(cost, cost.whole())
+
+    def terms(self, cost: Cost) -> Sequence[Term] | None:
+        """Return the addends of `count`, each a function of the sizes of a few axes; None, if none.
+
+        They must sum to `count` whatever is alive: for a latency, say, a table for every kernel
+        over the widths that it reads and makes. Without them `optimal` asks `count` for one target
+        after the other, and sees what two cost together only by looking again.
+        """
+        return None
 
     @property
     def options(self) -> dict[str, Any]:
