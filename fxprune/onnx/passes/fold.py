@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from fxprune.pipeline import register
@@ -25,6 +26,14 @@ FRESH_EVERY_RUN = frozenset(
     }
 )
 _EXCLUDED = FRESH_EVERY_RUN | {"Dropout", "If", "Loop", "Scan"}
+
+
+_NUMBERS = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
 
 
 @register("onnx_fold")
@@ -54,6 +63,7 @@ class Fold:
         if not any(self._constant(node) for node in view.graph.nodes):
             return 0
         before = _computed(view.graph)
+        _read_numbers(view)
         view.graph.fold_constants(
             fold_shapes=False,
             recurse_subgraphs=False,
@@ -66,15 +76,24 @@ class Fold:
         return before - _computed(view.graph)
 
     def _constant(self, node: gs.Node) -> bool:
-        if _excluded(node):
-            return False
-        return node.op == "Constant" or all(
-            isinstance(read, gs.Constant) or read.is_empty() for read in node.inputs
-        )
+        if node.op == "Constant":
+            return True
+        constant = all(isinstance(read, gs.Constant) or read.is_empty() for read in node.inputs)
+        return constant and not _excluded(node)
+
+
+def _read_numbers(view: View) -> None:
+    """Make initialisers of Constant nodes of plain numbers: graph-surgeon reads floats as double."""
+    for node in view.nodes("Constant"):
+        kind = next((k for k in node.attrs if k in _NUMBERS), None)
+        if kind is not None:
+            out = node.outputs[0]
+            view.replace(out, view.constant(out.name, np.asarray(node.attrs[kind], _NUMBERS[kind])))
 
 
 def _excluded(node: gs.Node) -> bool:
-    return node.op in _EXCLUDED
+    # What could not be read above, being an output or read in a body, stays as it is.
+    return node.op in _EXCLUDED or any(kind in node.attrs for kind in _NUMBERS)
 
 
 def _computed(graph: gs.Graph) -> int:

@@ -44,9 +44,20 @@ class Rewrite:
         )
         if _counts(better) == _counts(program.model):
             return program
-        new = onnx.ModelProto()
-        new.CopyFrom(better)
-        return OnnxProgram(new, program.facts)
+        return OnnxProgram(_plain(better, program.model), program.facts)
+
+
+def _plain(model: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
+    """Take away what the optimiser writes beside the graph: sizes of values and notes on nodes."""
+    known = {entry.name for entry in before.graph.value_info}
+    kept = [entry for entry in model.graph.value_info if entry.name in known]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    for node in model.graph.node:
+        own = [entry for entry in node.metadata_props if not entry.key.startswith("pkg.")]
+        del node.metadata_props[:]
+        node.metadata_props.extend(own)
+    return model
 
 
 def _counts(model: onnx.ModelProto) -> tuple[Counter[str], int]:
