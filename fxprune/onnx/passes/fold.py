@@ -83,7 +83,7 @@ class Fold:
 
 
 def _read_numbers(view: View) -> None:
-    """Make initialisers of Constant nodes of plain numbers: graph-surgeon reads floats as double."""
+    """Make initialisers of Constant nodes of plain numbers: graph-surgeon reads them as double."""
     for node in view.nodes("Constant"):
         kind = next((k for k in node.attrs if k in _NUMBERS), None)
         if kind is not None:
