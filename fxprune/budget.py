@@ -21,10 +21,6 @@ from fxprune.objectives import Objective
 from fxprune.search import TOLERANCE, Search
 from fxprune.targets import Target
 
-# Kernels work on blocks of channels: widths that are no multiples of them run on slower paths, so
-# that a narrower layer can be slower. "auto" takes the first of these at which the goal is met.
-ROUNDINGS = (8, 4, 2, 1)
-
 
 @dataclass(frozen=True, eq=False)
 class Budget:
@@ -50,7 +46,7 @@ class Budget:
     def steps(self) -> tuple[int, ...]:
         """Return the roundings to try, the coarsest first."""
         auto = any(bound.round_to == "auto" for bound in self.bounds)
-        return ROUNDINGS if auto and self.name != "ratio" else (1,)
+        return self.objective.roundings if auto and self.name != "ratio" else (1,)
 
     def moves(self, step: int) -> list[list[Move]]:
         """Return the moves of each target in their order, at a rounding."""

@@ -64,12 +64,16 @@ class Cost:
         key = id(g)
         if key not in self._index:
             self._hold.append(g)
-            normal = self._coupling.guards.normal(g)
-            place = self._alike.setdefault((normal.shape, normal.tobytes()), len(self.axes))
-            if place == len(self.axes):
-                self.axes.append(normal)
-            self._index[key] = place
+            self._index[key] = self.place(self._coupling.guards.normal(g))
         return self._index[key]
+
+    def place(self, normal: Ids) -> int:
+        """Return the place of an axis among `axes`, given its normal guards; add it if need be."""
+        place = self._alike.setdefault((normal.shape, normal.tobytes()), len(self.axes))
+        if place == len(self.axes):
+            self.axes.append(normal)
+            self.__dict__.pop("_stacked", None)
+        return place
 
     def _tensor(self, module: fx.GraphModule, node: fx.Node, seen: set[int]) -> None:
         tensor, value = attribute(module, str(node.target)), self._coupling.values[node]

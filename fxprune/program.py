@@ -87,6 +87,7 @@ class Program:
     trials: Trials | None = None  # the caller's evaluator, for allocations that search
     learned: Mapping[str, torch.Tensor] = field(default_factory=dict)  # by metrics that train
     origin: Origin | None = None  # what the program was, where something is gone already
+    kernels: Any = None  # the model that foretells latencies, where there is one
     say: Callable[[str], None] = lambda text: None  # shows the user how it goes on
     selected: tuple[Target, ...] = ()
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what is zero already

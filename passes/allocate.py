@@ -19,6 +19,7 @@ from fxprune.errors import SpecError
 from fxprune.guards import Mask
 from fxprune.objectives import OBJECTIVES, Objective, goal_type
 from fxprune.objectives import make as make_objective
+from fxprune.objectives.latency import Latency
 from fxprune.origin import Origin
 from fxprune.pipeline import register
 from fxprune.plan import Plan, TargetPlan
@@ -60,6 +61,8 @@ class Allocate:
     def __call__(self, program: Program) -> Program:
         """Return the program with its plan; raises ObjectiveError for a goal out of reach."""
         name, objective = self._objective()
+        if isinstance(objective, Latency) and program.kernels is not None:
+            objective = objective.timed(program.kernels)
         allocator = make_allocator(self.allocation, self.options)
         self._check()
         assert program.discovery is not None

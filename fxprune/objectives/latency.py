@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from operator import itemgetter
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
 
@@ -36,14 +36,30 @@ def _time(text: str) -> str:
     return text
 
 
+class Model(Protocol):
+    """Foretell latencies as shares of the original's."""
+
+    @property
+    def roundings(self) -> tuple[int, ...]:
+        """Return the multiples that widths should be of, the coarsest first."""
+
+    def share(self, cost: Cost, alive: Mask) -> float:
+        """Return the share that what is alive takes."""
+
+    def terms(self, cost: Cost, factor: float) -> Sequence[Term]:
+        """Return terms whose sum is about the share times a factor."""
+
+
 @objective("latency")
 @dataclass(frozen=True)
 class Latency(Objective):
     """Keep the share `goal` of the latency on a `device`, or come down to a time such as "8 ms".
 
-    What is predicted is linear in the MACs: overhead + slope · MACs, both shares of the original's
-    latency. The slope is corrected by what the built model is measured to take, and the choice made
-    anew, until what was asked is met (`prune` does this).
+    On `ort-cpu` what is predicted is the sum over the fused kernels of the graph, which are timed
+    over a lattice of widths and remembered in a `table`: a file, the one in the user's cache if
+    none is named. On other devices, and where the graph does not show its widths, it is the MACs.
+    What is built is measured, the prediction corrected, overhead + (1 − overhead) · prediction in
+    shares of the original's latency, and the choice made anew, until what was asked is met.
     """
 
     goal: Share | Annotated[str, AfterValidator(_time)]  # type: ignore[assignment]
@@ -51,7 +67,12 @@ class Latency(Objective):
     threads: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] | None = None  # 1, or what the model was captured with
     overhead: Annotated[float, Field(gt=-4.0, lt=1.0)] = 0.0
+    table: str | None = None
     unit: ClassVar[str] = "ms"
+
+    def timed(self, model: Model) -> Timed:
+        """Return the objective that foretells by a model of kernels instead of MACs."""
+        return Timed(**{f.name: getattr(self, f.name) for f in fields(Latency)}, model=model)
 
     def count(self, cost: Cost, alive: Mask) -> float:
         """Return the predicted latency, as a share of that of a model of as many MACs."""
@@ -80,14 +101,14 @@ class Latency(Objective):
             return self
         return replace(self, goal=min(1.0, milliseconds(self.goal) / original))
 
-    def macs(self, predicted: float) -> float:
-        """Return the share of the MACs at which so much is predicted."""
+    def uncorrected(self, predicted: float) -> float:
+        """Return the share that is foretold without the correction, given that with it."""
         return (predicted - self.overhead) / (1.0 - self.overhead)
 
     def corrected(self, seen: Sequence[tuple[float, float]]) -> Latency:
         """Return the objective with the prediction that fits what was measured.
 
-        `seen` are shares of MACs with the shares of latency that were measured at them. Between
+        `seen` are shares as foretold without correction, with those that were measured. Between
         two that lie on both sides of the goal the next is interpolated, else corrected by the
         ratio of goal and measurement.
         """
@@ -97,11 +118,42 @@ class Latency(Objective):
         below = max((p for p in seen if p[1] < goal), key=itemgetter(1), default=None)
         if below is not None and below[0] < above[0]:
             (x0, r0), (x1, r1) = below, above
-            macs = x0 + (x1 - x0) * (goal - r0) / max(r1 - r0, 1e-6)
+            share = x0 + (x1 - x0) * (goal - r0) / max(r1 - r0, 1e-6)
         else:
             x, ratio = min(seen) if below is None else below
-            macs = x * goal / ratio
-        if any(abs(macs - x) < 0.003 * x for x, _ in seen):  # the same widths would come out
-            macs *= 0.985 if seen[-1][1] > goal else 1.015
-        macs = min(0.995, max(0.01, macs))
-        return replace(self, overhead=max(-3.9, (goal - macs) / (1.0 - macs)))
+            share = x * goal / ratio
+        if any(abs(share - x) < 0.003 * x for x, _ in seen):  # the same widths would come out
+            share *= 0.985 if seen[-1][1] > goal else 1.015
+        share = min(0.995, max(0.01, share))
+        return replace(self, overhead=max(-3.9, (goal - share) / (1.0 - share)))
+
+
+@dataclass(frozen=True)
+class Timed(Latency):
+    """Foretell by a model of kernels: see `Latency`."""
+
+    model: Any = None  # a Model
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what stands beside the goal in a specification."""
+        return {f.name: getattr(self, f.name) for f in fields(Latency) if f.name != "goal"}
+
+    @property
+    def roundings(self) -> tuple[int, ...]:
+        """Return the multiples at which the kernels' staircases have their steps."""
+        found: tuple[int, ...] = self.model.roundings
+        return found
+
+    def count(self, cost: Cost, alive: Mask) -> float:
+        """Return the predicted latency, as a share of the original's."""
+        share: float = self.model.share(cost, alive)
+        return self.overhead + (1.0 - self.overhead) * share
+
+    def terms(self, cost: Cost) -> Sequence[Term]:
+        """Return a term a group of kernels, and the overhead."""
+        return [*self.model.terms(cost, 1.0 - self.overhead), constant(self.overhead)]
+
+    def whole(self, cost: Cost) -> float:
+        """Return 1: what is counted are shares."""
+        return 1.0

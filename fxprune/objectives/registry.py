@@ -14,6 +14,7 @@ from fxprune.cost_terms import Term
 from fxprune.guards import Mask
 from fxprune.registry import Registry
 
+ROUNDINGS = (8, 4, 2, 1)
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 O = TypeVar("O", bound="Objective")  # noqa: E741
 
@@ -45,6 +46,15 @@ class Objective(ABC):
         after the other, and sees what two cost together only by looking again.
         """
         return None
+
+    @property
+    def roundings(self) -> tuple[int, ...]:
+        """Return what widths are rounded to where `round_to` is "auto", the coarsest first.
+
+        Kernels work on blocks of channels: widths that are no multiples of them run on slower
+        paths, so that a narrower layer can be slower. The first at which the goal is met is taken.
+        """
+        return ROUNDINGS
 
     @property
     def options(self) -> dict[str, Any]:

@@ -34,8 +34,11 @@ from .check import (
 from .clean import clean
 from .compaction import compact
 from .feeds import Inputs, another_batch, batch_axes, batch_size, marks, resize
+from .passes import compaction
+from .passes.share import Share
+from .program import OnnxProgram
 
-__all__ = ["ExportSummary", "compare_latency", "export"]
+__all__ = ["ExportSummary", "compare_latency", "draft", "export"]
 
 LIMIT = 2**31 - 1
 """Bytes: protobuf refuses larger messages, and so does an ONNX file with its weights inside."""
@@ -113,6 +116,25 @@ def export(
         return ExportSummary(Path(path), size, *_facts(done.model), sizes, error, done.notes)
 
 
+def draft(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> onnx.ModelProto:
+    """Return the graph that `export` would write, compared with nothing, equal constants unshared.
+
+    Raises `ExportError`.
+    """
+    inputs: Inputs = (tuple(args), dict(kwargs or {}))
+    with _quiet(), evaluation(module):
+        program = OnnxProgram(_convert(_capture(module, inputs, dynamic_shapes), share=False))
+        for one in (one for one in compaction() if not isinstance(one, Share)):
+            program = one(program)
+    return program.model
+
+
 def _threads() -> int:
     return torch.get_num_threads()
 
@@ -169,7 +191,7 @@ def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Capture
     return _Captured(program, names, tensors, kept)
 
 
-def _convert(captured: _Captured) -> onnx.ModelProto:
+def _convert(captured: _Captured, *, share: bool = True) -> onnx.ModelProto:
     """Convert to ONNX with all weights inside, cleaned and checked."""
     try:
         converted = _converted(captured.program)
@@ -188,7 +210,7 @@ def _convert(captured: _Captured) -> onnx.ModelProto:
     model = converted.model_proto
     # A buffer that the model writes comes out as well, before the user's outputs.
     del model.graph.output[: max(0, len(model.graph.output) - len(captured.kept))]
-    return clean(model, captured.tensors)
+    return clean(model, captured.tensors, share=share)
 
 
 def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram | None:

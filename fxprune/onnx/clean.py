@@ -15,7 +15,9 @@ from .program import OnnxProgram
 __all__ = ["FOLD_LIMIT", "clean"]
 
 
-def clean(model: onnx.ModelProto, inputs: Sequence[str] = ()) -> onnx.ModelProto:
+def clean(
+    model: onnx.ModelProto, inputs: Sequence[str] = (), *, share: bool = True
+) -> onnx.ModelProto:
     """Fold constants, share equal initializers, drop dead nodes and sort; return a new model.
 
     `inputs` names the graph's inputs in order, where the model's own names are not wanted. These
@@ -28,7 +30,7 @@ def clean(model: onnx.ModelProto, inputs: Sequence[str] = ()) -> onnx.ModelProto
     graph.toposort(recurse_subgraphs=True)
     # The converter's own metadata stays behind here: it names files of the machine that exports.
     program = OnnxProgram(gs.export_onnx(graph))
-    for one in (Fold(), Share(), Unused()):
+    for one in (Fold(), *([Share()] if share else []), Unused()):
         program = one(program)
     return program.model
 

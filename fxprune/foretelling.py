@@ -1,0 +1,119 @@
+"""Make the cost model of a program's latency: export it at several widths, label, and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune import pipeline
+from fxprune.allocators import Choice
+from fxprune.blocks import BlockTarget
+from fxprune.cost import Cost
+from fxprune.devices import inputs_of
+from fxprune.errors import ExportError
+from fxprune.guards import Ids, Mask
+from fxprune.kernels import KernelModel, Store, Unlabelled, place
+from fxprune.kernels.graphs import Array, labelled
+from fxprune.objectives.latency import Latency
+from fxprune.onnx import draft
+from fxprune.onnx.check import to_array
+from fxprune.origin import Origin
+from fxprune.program import Program
+from passes import make, removing
+from passes.allocate import costed, planned
+
+TRIES = 40  # assignments of widths that are compared
+WIDE = 24  # units that go from a target at most, so that the graph stays what it is
+Say = Callable[[str], None]
+
+
+def foretold(program: Program, goal: Latency, batch: int, say: Say) -> KernelModel:
+    """Return the cost model of a program that is scored, for the device that a goal names.
+
+    Raises Unlabelled where the graph does not show which size belongs to which width.
+    """
+    if any(isinstance(target, BlockTarget) for target in program.selected):
+        raise Unlabelled("parts of tensors are masked, which makes no kernel narrower")
+    cost = costed(program)
+    axes = cost.every_axis()
+    choices = [cost.whole(), *_probes(program, cost, axes)]
+    say(f"latency: exporting the model at {len(choices)} widths")
+    models = [_drafted(program, cost, alive) for alive in choices]
+    feeds = [_feeds(program, model, batch) for model in models]
+    sizes = [[int(alive[g].all(axis=1).sum()) for g in axes] for alive in choices]
+    graph = labelled(models, feeds, sizes)
+    file = Path(goal.table).expanduser() if goal.table is not None else place()
+    store = Store.open(file, goal.threads)
+    return KernelModel.of(graph, axes, store, goal.threads, say)
+
+
+def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> Iterator[Mask]:
+    """Yield one choice or two at which no two axes of one width have the same width again."""
+    sizes = [len(target) for target in program.selected]
+    random = np.random.default_rng(0)
+    best: list[Mask] = []
+    least = len(axes) + 1
+    for number in range(TRIES):
+        tried = [_without(program, cost, gone) for gone in _assigned(sizes, random, number)]
+        for many in (1, 2):
+            clashes = _clashes(axes, tried[:many])
+            if clashes < least:
+                best, least = tried[:many], clashes
+        if not least:
+            break
+    yield from best
+
+
+def _assigned(
+    sizes: Sequence[int], random: np.random.Generator, number: int
+) -> tuple[list[int], list[int]]:
+    """Return how many units leave each target, twice: pairs that differ among equal sizes."""
+    first, second = [0] * len(sizes), [0] * len(sizes)
+    for size in set(sizes):
+        places = [k for k, one in enumerate(sizes) if one == size]
+        reach = max(1, min(size - 1, WIDE, max(len(places), 8)))
+        order = random.permutation(reach) if number else np.arange(reach)
+        for n, k in enumerate(places):
+            first[k] = 1 + int(order[n % reach])
+            second[k] = 1 + int(order[(n + n // reach) % reach])
+    return first, second
+
+
+def _without(program: Program, cost: Cost, gone: Sequence[int]) -> Mask:
+    alive = cost.whole()
+    for target, count in zip(program.selected, gone, strict=True):
+        alive[target.units[:count]] = False
+    return alive
+
+
+def _clashes(axes: Sequence[Ids], probes: Sequence[Mask]) -> int:
+    seen = {(len(g), *(int(alive[g].all(axis=1).sum()) for alive in probes)) for g in axes}
+    return len(axes) - len(seen)
+
+
+def _drafted(program: Program, cost: Cost, alive: Mask) -> onnx.ModelProto:
+    """Return the ONNX graph of a choice."""
+    assert program.discovery is not None
+    origin = program.origin or Origin(program.discovery, program.selected, cost)
+    chosen = planned(program.with_(origin=origin), cost, Choice(alive, 1.0))
+    done = pipeline.run(chosen, [make("restore", {})] if alive.all() else removing())
+    module, signature = done.module, done.signature
+    shapes = signature.dynamic_shapes(module)
+    try:
+        return draft(module, signature.args, signature.kwargs, dynamic_shapes=shapes)
+    except ExportError as problem:
+        raise Unlabelled(str(problem)) from problem
+
+
+def _feeds(program: Program, model: onnx.ModelProto, batch: int) -> dict[str, Array]:
+    args, kwargs = inputs_of(program.signature, batch)
+    leaves = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    entries = list(model.graph.input)
+    if len(entries) != len(leaves):
+        raise Unlabelled(f"the graph reads {len(entries)} of {len(leaves)} inputs")
+    return {entry.name: to_array(leaf) for entry, leaf in zip(entries, leaves, strict=True)}

@@ -1,0 +1,145 @@
+"""Foretell the latency of a model at any widths from what its kernels take."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import onnx
+
+from fxprune.cost import Cost
+from fxprune.cost_terms import Sizes, Term
+from fxprune.guards import Ids, Mask
+from fxprune.kernels.graphs import Graph
+from fxprune.kernels.groups import Group, Widths, grouped
+from fxprune.kernels.store import Store
+from fxprune.kernels.tables import Table, tabulated, wanted
+from fxprune.kernels.timing import microseconds
+
+Say = Callable[[str], None]
+ROUNDINGS = (8, 4, 2, 1)
+Known = dict[tuple[int, Widths], float]
+
+
+@dataclass(frozen=True, eq=False)
+class KernelModel:
+    """Hold the groups of a graph with the table of each: the latency is the sum of them all.
+
+    `axes` are the guards of the axes that labels name; `graph` is the same graph at any widths,
+    which can be run where measuring is better than foretelling. `scale` is the share of the
+    original's latency that the whole of this graph takes, where something is gone already.
+    """
+
+    graph: Graph
+    axes: Sequence[Ids]
+    groups: Sequence[Group]
+    tables: Sequence[Table]
+    scale: float = 1.0
+    _known: Known = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, graph: Graph, axes: Sequence[Ids], store: Store, threads: int, say: Say
+    ) -> KernelModel:
+        """Time what the store does not know, and return the model."""
+        groups, _ = grouped(graph)
+        most: dict[str, Widths] = {}
+        kinds: dict[str, Group] = {}
+        for group in groups:
+            widths = tuple(len(axes[axis]) for axis in group.axes)
+            kinds.setdefault(group.family, group)
+            before = most.get(group.family, widths)
+            most[group.family] = tuple(map(max, before, widths))
+        points = {key: wanted(group, most[key]) for key, group in kinds.items()}
+        new = sum(store.get(key, one) is None for key, listed in points.items() for one in listed)
+        timer = _Timer(store, threads, say, new)
+        try:
+            made = {key: tabulated(group, most[key], timer) for key, group in kinds.items()}
+        finally:
+            store.save()
+        tables = [replace(made[group.family], group=group) for group in groups]
+        return cls(graph, axes, groups, tables)
+
+    def scaled(self, scale: float) -> KernelModel:
+        """Return the model of a graph that takes a share of what the original takes."""
+        return replace(self, scale=scale)
+
+    def share(self, cost: Cost, alive: Mask) -> float:
+        """Return the latency of what is alive, as a share of the original's."""
+        places = self._places(cost)
+        counts = cost.counts(alive)
+        now = self.microseconds([counts[place] for place in places])
+        return self.scale * now / self.whole
+
+    def microseconds(self, sizes: Sequence[int]) -> float:
+        """Return the sum over all groups, given the size of each of the axes."""
+        total = 0.0
+        for number, group in enumerate(self.groups):
+            key = number, tuple([sizes[axis] for axis in group.axes])
+            if key not in self._known:
+                self._known[key] = float(self.tables[number].at(key[1]))
+            total += self._known[key]
+        return total
+
+    @cached_property
+    def whole(self) -> float:
+        """Return the microseconds of the whole graph."""
+        return self.microseconds([len(g) for g in self.axes])
+
+    def resized(self, alive: Mask) -> onnx.ModelProto:
+        """Return the graph of what is alive, with weights that are made up, to be timed."""
+        return self.graph.at([int(alive[g].all(axis=1).sum()) for g in self.axes])
+
+    def _places(self, cost: Cost) -> list[int]:
+        return [cost.place(g) for g in self.axes]
+
+    def terms(self, cost: Cost, factor: float) -> list[Term]:
+        """Return a term a group, whose sum is about `share` times a factor."""
+        factor *= self.scale / self.whole
+        places = self._places(cost)
+        return [
+            Term(tuple(places[axis] for axis in group.axes), partial(_term, table, factor))
+            for group, table in zip(self.groups, self.tables, strict=True)
+        ]
+
+    @cached_property
+    def roundings(self) -> tuple[int, ...]:
+        """Return the multiples that widths should be of, the coarsest first: where steps lie.
+
+        The step that most of the time is spent at counts, and the finer ones follow.
+        """
+        votes: dict[int, float] = defaultdict(float)
+        for table in self.tables:
+            for stairs in table.stairs:
+                votes[stairs.step] += float(table.values.max())
+        steps = [step for step, _ in sorted(votes.items(), key=lambda v: -v[1]) if step > 1]
+        if not steps:
+            return ROUNDINGS
+        return tuple(steps[0] >> k for k in range(steps[0].bit_length()))
+
+
+def _term(table: Table, factor: float, sizes: Sizes) -> Any:
+    return factor * table.smooth(sizes)
+
+
+class _Timer:
+    """Ask the store first, and time what it does not hold, saying how far that is."""
+
+    def __init__(self, store: Store, threads: int, say: Say, new: int) -> None:
+        self._store, self._threads, self._say = store, threads, say
+        self._left = self._all = new
+        if new:
+            say(f"latency: {new} kernels to time; the times go into {store.path}")
+
+    def __call__(self, group: Group, widths: Widths) -> float:
+        known = self._store.get(group.family, widths)
+        if known is None:
+            known = microseconds(*group.at(widths), self._threads)
+            self._store.put(group.family, group.about, widths, known)
+            self._left -= 1
+            if self._left % 200 == 0:
+                self._say(f"latency: {self._all - self._left} of {self._all} kernels timed")
+        return known
