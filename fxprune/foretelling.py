@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,12 @@ from fxprune.onnx import draft
 from fxprune.onnx.check import to_array
 from fxprune.origin import Origin
 from fxprune.program import Program
-from passes import make, removing
+from passes import removing
 from passes.allocate import costed, planned
 
 TRIES = 40  # assignments of widths that are compared
+SAMPLES = (1.0, 0.6, 0.3)  # shares of every target that are kept where kernels go by elements
+FEWEST = 2  # units that stay of a target: at a width of 1 a graph loses operators
 WIDE = 24  # units that go from a target at most, so that the graph stays what it is
 Say = Callable[[str], None]
 
@@ -41,32 +43,45 @@ def foretold(program: Program, goal: Latency, batch: int, say: Say) -> KernelMod
         raise Unlabelled("parts of tensors are masked, which makes no kernel narrower")
     cost = costed(program)
     axes = cost.every_axis()
-    choices = [cost.whole(), *_probes(program, cost, axes)]
+    choices = _probes(program, cost, axes)
     say(f"latency: exporting the model at {len(choices)} widths")
     models = [_drafted(program, cost, alive) for alive in choices]
     feeds = [_feeds(program, model, batch) for model in models]
-    sizes = [[int(alive[g].all(axis=1).sum()) for g in axes] for alive in choices]
-    graph = labelled(models, feeds, sizes)
+    graph = labelled(models, feeds, [_sizes(axes, alive) for alive in choices])
+    samples = [_sizes(axes, _scaled(program, cost, kept)) for kept in SAMPLES]
     file = Path(goal.table).expanduser() if goal.table is not None else place()
     store = Store.open(file, goal.threads)
-    return KernelModel.of(graph, axes, store, goal.threads, say)
+    return KernelModel.of(graph, axes, samples, store, goal.threads, say)
 
 
-def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> Iterator[Mask]:
-    """Yield one choice or two at which no two axes of one width have the same width again."""
+def _sizes(axes: Sequence[Ids], alive: Mask) -> list[int]:
+    return [int(alive[g].all(axis=1).sum()) for g in axes]
+
+
+def _scaled(program: Program, cost: Cost, kept: float) -> Mask:
+    return _without(program, cost, [int(len(t) * (1.0 - kept)) for t in program.selected])
+
+
+def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> list[Mask]:
+    """Return two choices or three at which no two axes have the same widths.
+
+    None of them is the whole: graphs of smaller models are alike, while the whole one lacks what
+    removal brings, such as the scale of attention whose heads have become smaller.
+    """
     sizes = [len(target) for target in program.selected]
     random = np.random.default_rng(0)
     best: list[Mask] = []
     least = len(axes) + 1
     for number in range(TRIES):
         tried = [_without(program, cost, gone) for gone in _assigned(sizes, random, number)]
-        for many in (1, 2):
+        tried.insert(0, _without(program, cost, [min(1, max(0, n - FEWEST)) for n in sizes]))
+        for many in (2, 3):
             clashes = _clashes(axes, tried[:many])
             if clashes < least:
                 best, least = tried[:many], clashes
         if not least:
             break
-    yield from best
+    return best
 
 
 def _assigned(
@@ -76,11 +91,12 @@ def _assigned(
     first, second = [0] * len(sizes), [0] * len(sizes)
     for size in set(sizes):
         places = [k for k, one in enumerate(sizes) if one == size]
-        reach = max(1, min(size - 1, WIDE, max(len(places), 8)))
+        most = max(0, size - FEWEST)  # units that may go
+        reach = max(1, min(most - 1, WIDE, max(len(places), 8)))
         order = random.permutation(reach) if number else np.arange(reach)
         for n, k in enumerate(places):
-            first[k] = 1 + int(order[n % reach])
-            second[k] = 1 + int(order[(n + n // reach) % reach])
+            first[k] = min(most, 2 + int(order[n % reach]))
+            second[k] = min(most, 2 + int(order[(n + n // reach) % reach]))
     return first, second
 
 
@@ -92,7 +108,7 @@ def _without(program: Program, cost: Cost, gone: Sequence[int]) -> Mask:
 
 
 def _clashes(axes: Sequence[Ids], probes: Sequence[Mask]) -> int:
-    seen = {(len(g), *(int(alive[g].all(axis=1).sum()) for alive in probes)) for g in axes}
+    seen = set(zip(*(_sizes(axes, alive) for alive in probes), strict=True))
     return len(axes) - len(seen)
 
 
@@ -101,7 +117,7 @@ def _drafted(program: Program, cost: Cost, alive: Mask) -> onnx.ModelProto:
     assert program.discovery is not None
     origin = program.origin or Origin(program.discovery, program.selected, cost)
     chosen = planned(program.with_(origin=origin), cost, Choice(alive, 1.0))
-    done = pipeline.run(chosen, [make("restore", {})] if alive.all() else removing())
+    done = pipeline.run(chosen, removing())
     module, signature = done.module, done.signature
     shapes = signature.dynamic_shapes(module)
     try:

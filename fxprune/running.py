@@ -103,11 +103,21 @@ class Run:
         return pipeline.run(scored, (passes.allocating(self._spec, goal, part), *last))
 
     def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
-        assert self._stopwatch is not None
-        program, self._latency = self._stopwatch.meet(
-            goal, lambda goal: self._removed(scored, goal, part), self._calls.say
+        watch, say = self._stopwatch, self._calls.say
+        assert watch is not None
+        kernels = watch.kernels(scored, goal, say)
+        if isinstance(kernels, str):
+            say(kernels)
+        else:
+            scored = scored.with_(kernels=kernels)
+            goal = watch.settled(goal, kernels, lambda one: self._chosen_by(scored, one, part), say)
+        program, self._latency = watch.meet(
+            goal, lambda one: self._removed(scored, one, part), say
         )
         return program
+
+    def _chosen_by(self, scored: Program, goal: Objective, part: float) -> Program:
+        return pipeline.run(scored, (passes.allocating(self._spec, goal, part),))
 
     def related(self, objective: Objective) -> Objective:
         """Return an objective of which the share of the original to keep is known."""

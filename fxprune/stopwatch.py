@@ -6,14 +6,18 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from fxprune import pipeline
-from fxprune.devices import Timing, batch_of, device, interleaved
+from fxprune.devices import Run, Timing, batch_of, clock_of, device, interleaved, resized_run
+from fxprune.foretelling import foretold
+from fxprune.kernels import KernelModel, Unlabelled
 from fxprune.objectives.latency import Latency, milliseconds
 from fxprune.program import Program
 from fxprune.report import LatencyReport
 from passes import make
 
 TOLERANCE = 0.03  # relative: a measured latency so near to what was asked is as asked
+CLOSER = 0.01  # how near a choice must come in the graph that stands for it
 ATTEMPTS = 8  # choices built and measured before the nearest is handed over, and said to miss
+Say = Callable[[str], None]
 
 
 class Stopwatch:
@@ -26,13 +30,58 @@ class Stopwatch:
         self._batch = batch_of(program.signature, objective.batch)
         module, signature = whole.module, program.signature
         self._run = self._device(module, signature, objective.threads, self._batch)
-        self.original: Timing = interleaved([self._run])[0]
+        self._clock = clock_of(objective.device, objective.threads)
+        self.original: Timing = self._timed([self._run])[0]
         # a time that was asked for is that time, however long the original takes just now
         goal = objective.goal
         self._asked = milliseconds(goal) if isinstance(goal, str) else None
 
+    def _timed(self, runs: list[Run]) -> list[Timing]:
+        return interleaved(runs, clock=self._clock)
+
+    def kernels(self, program: Program, goal: Latency, say: Say) -> KernelModel | str:
+        """Return the model that foretells latencies of a program, or why there is none."""
+        if goal.device != "ort-cpu":
+            return f"objective.latency: {goal.device} has no table of kernels"
+        try:
+            model = foretold(program, goal, self._batch, say)
+            if program.origin is None:
+                return model
+            whole = resized_run(model.resized(None), program.signature, goal.threads, self._batch)
+        except Unlabelled as problem:
+            return f"objective.latency: no kernel could be told from its widths: {problem}"
+        before, now = self._timed([self._run, whole])
+        return model.scaled(now.median / before.median)
+
+    def settled(
+        self, goal: Latency, kernels: KernelModel, chosen: Callable[[Latency], Program], say: Say
+    ) -> Latency:
+        """Correct the prediction by timing graphs as wide as what is chosen, until one is as asked.
+
+        Nothing is removed and exported meanwhile: the graph of the model is made anew at other
+        widths, with weights that are made up.
+        """
+        seen: list[tuple[float, float]] = []
+        for _ in range(ATTEMPTS):
+            program = chosen(goal)
+            model = kernels.resized(program.alive)
+            run = resized_run(model, program.signature, goal.threads, self._batch)
+            before, after = self._timed([self._run, run])
+            ratio = after.median / before.median
+            wanted = self._asked / before.median if self._asked else float(goal.goal)
+            say(
+                f"latency: foretold {program.achieved:.3f} of the original, "
+                f"measured {ratio:.3f}, asked {wanted:.3f}"
+            )
+            if abs(ratio / wanted - 1.0) <= CLOSER:
+                break
+            share = float(goal.goal)
+            seen.append((goal.uncorrected(program.achieved), ratio / wanted * share))
+            goal = goal.corrected(seen)
+        return goal
+
     def meet(
-        self, goal: Latency, removed: Callable[[Latency], Program], say: Callable[[str], None]
+        self, goal: Latency, removed: Callable[[Latency], Program], say: Say
     ) -> tuple[Program, LatencyReport]:
         """Remove, measure and correct the prediction, until what is measured is what was asked.
 
@@ -48,7 +97,7 @@ class Stopwatch:
             tried.append((abs(relative - 1.0), program, found))
             if found.met:
                 break
-            seen.append((goal.macs(program.achieved), relative * share))
+            seen.append((goal.uncorrected(program.achieved), relative * share))
             goal = goal.corrected(seen)
         _, program, found = min(tried, key=itemgetter(0))
         return (program if found.met else program.noted(f"objective.latency: {found}")), found
@@ -56,7 +105,7 @@ class Stopwatch:
     def compare(self, program: Program, goal: Latency) -> LatencyReport:
         """Return how long a program takes, and the original beside it."""
         run = self._device(program.module, program.signature, goal.threads, self._batch)
-        before, after = interleaved([self._run, run])
+        before, after = self._timed([self._run, run])
         share = goal.goal
         assert isinstance(share, float)
         requested = self._asked or share * before.median

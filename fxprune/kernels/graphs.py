@@ -163,9 +163,10 @@ def _constant(labels: Labels, entries: Sequence[onnx.TensorProto]) -> Constant:
         if len({len(column) for column in columns}) == 1:
             numbers = labels.all_of(columns)
             return Constant(f"{key}={' '.join(map(_said, numbers))}", shape, dtype, numbers)
-    scalar = numpy_helper.to_array(first) if size <= 1 or np.dtype(dtype).kind not in "f" else None
-    if scalar is not None and any(label.axis is not None for label in shape):
-        raise Unlabelled(f"{first.name}: {size} whole numbers that depend on widths")
+    fixed = all(label.axis is None for label in shape)
+    known = fixed and (size <= 1 or np.dtype(dtype).kind != "f")
+    # indices of an axis that changes are made up, too: the first one is always there
+    scalar = numpy_helper.to_array(first) if known else None
     return Constant(key, shape, dtype, None, scalar)
 
 

@@ -42,22 +42,28 @@ class KernelModel:
 
     @classmethod
     def of(
-        cls, graph: Graph, axes: Sequence[Ids], store: Store, threads: int, say: Say
+        cls,
+        graph: Graph,
+        axes: Sequence[Ids],
+        samples: Sequence[Sequence[int]],
+        store: Store,
+        threads: int,
+        say: Say,
     ) -> KernelModel:
-        """Time what the store does not know, and return the model."""
+        """Time what the store does not know, and return the model.
+
+        `samples` are the sizes of all axes at a few choices, that of all widths first.
+        """
         groups, _ = grouped(graph)
-        most: dict[str, Widths] = {}
-        kinds: dict[str, Group] = {}
-        for group in groups:
-            widths = tuple(len(axes[axis]) for axis in group.axes)
-            kinds.setdefault(group.family, group)
-            before = most.get(group.family, widths)
-            most[group.family] = tuple(map(max, before, widths))
-        points = {key: wanted(group, most[key]) for key, group in kinds.items()}
-        new = sum(store.get(key, one) is None for key, listed in points.items() for one in listed)
+        families = _families(groups, samples)
+        new = sum(
+            store.get(key, one) is None
+            for key, family in families.items()
+            for one in wanted(*family)
+        )
         timer = _Timer(store, threads, say, new)
         try:
-            made = {key: tabulated(group, most[key], timer) for key, group in kinds.items()}
+            made = {key: tabulated(*family, timer) for key, family in families.items()}
         finally:
             store.save()
         tables = [replace(made[group.family], group=group) for group in groups]
@@ -89,8 +95,10 @@ class KernelModel:
         """Return the microseconds of the whole graph."""
         return self.microseconds([len(g) for g in self.axes])
 
-    def resized(self, alive: Mask) -> onnx.ModelProto:
-        """Return the graph of what is alive, with weights that are made up, to be timed."""
+    def resized(self, alive: Mask | None) -> onnx.ModelProto:
+        """Return the graph of what is alive (None: all), with weights that are made up."""
+        if alive is None:
+            return self.graph.at([len(g) for g in self.axes])
         return self.graph.at([int(alive[g].all(axis=1).sum()) for g in self.axes])
 
     def _places(self, cost: Cost) -> list[int]:
@@ -121,6 +129,25 @@ class KernelModel:
         return tuple(steps[0] >> k for k in range(steps[0].bit_length()))
 
 
+def _families(
+    groups: Sequence[Group], samples: Sequence[Sequence[int]]
+) -> dict[str, tuple[Group, Widths, list[Widths]]]:
+    """Return for each family its largest group, its greatest widths, and samples of its widths."""
+    found: dict[str, tuple[Group, Widths, list[Widths]]] = {}
+    for group in groups:
+        listed = [tuple(sizes[axis] for axis in group.axes) for sizes in samples]
+        most = listed[0]
+        if group.family in found:
+            before, widest, sampled = found[group.family]
+            widest = tuple(map(max, widest, most))
+            if before.elements(before.sizes(sampled[0])) >= group.elements(group.sizes(most)):
+                group, listed = before, sampled
+            found[group.family] = group, widest, listed
+        else:
+            found[group.family] = group, most, listed
+    return found
+
+
 def _term(table: Table, factor: float, sizes: Sizes) -> Any:
     return factor * table.smooth(sizes)
 
@@ -137,9 +164,16 @@ class _Timer:
     def __call__(self, group: Group, widths: Widths) -> float:
         known = self._store.get(group.family, widths)
         if known is None:
-            known = microseconds(*group.at(widths), self._threads)
+            known = self._measured(group, widths)
             self._store.put(group.family, group.about, widths, known)
             self._left -= 1
             if self._left % 200 == 0:
                 self._say(f"latency: {self._all - self._left} of {self._all} kernels timed")
         return known
+
+    def _measured(self, group: Group, widths: Widths) -> float:
+        """Return microseconds; none for what cannot run apart, as it reads sizes, not data."""
+        try:
+            return microseconds(*group.at(widths), self._threads)
+        except Exception:  # ONNX Runtime's exceptions share no public base class
+            return 0.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import helper
+
+from fxprune.onnx.check import open_session
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 Event = Mapping[str, Any]
+KERNEL = "_kernel_time"
 
 
-def profiled(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], runs: int, threads: int, optimized: bool
-) -> list[list[Event]]:
-    """Run a model and return, run by run, what ONNX Runtime says of each kernel that it ran.
+def profiled(session: ort.InferenceSession) -> list[Event]:
+    """End the profile of a session, and return what it says of kernels and of whole runs."""
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [e for e in events if e["name"] == "model_run" or e["name"].endswith(KERNEL)]
+
+
+@contextmanager
+def profiling(
+    model: onnx.ModelProto, threads: int = 1, *, optimized: bool = True
+) -> Iterator[ort.InferenceSession]:
+    """Open a model in ONNX Runtime such that it says what every kernel takes.
 
     Raises ONNX Runtime's own exceptions, which share no public base class.
     """
@@ -30,30 +42,19 @@ def profiled(
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # numbers that are made up may fade from layer to layer to where arithmetic is slow
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = os.path.join(folder, "profile")
-        session = ort.InferenceSession(
+        yield ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        for _ in range(runs):
-            session.run(None, dict(feeds))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    found: list[list[Event]] = []
-    kernels: list[Event] = []
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kernels.append(event)
-        elif event["name"] == "model_run":
-            found.append(kernels)
-            kernels = []
-    return found
 
 
-Types = Mapping[str, int]
 _TYPES = {  # as the profile names them
     "float": onnx.TensorProto.FLOAT,
     "float16": onnx.TensorProto.FLOAT16,
@@ -81,15 +82,41 @@ def shapes_of(
         outputs[node.name] = [name for name in node.output if name]
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
     types = {e.name: e.type.tensor_type.elem_type for e in model.graph.input}
-    for event in profiled(copy, feeds, 1, 1, optimized=False)[0]:
-        name = event["name"].removesuffix("_kernel_time")
+    with profiling(copy, optimized=False) as session:
+        session.run(None, dict(feeds))
+        events = profiled(session)
+    for event in events[:-1]:
+        name = event["name"].removesuffix(KERNEL)
         listed = [next(iter(one.items())) for one in event["args"]["output_type_shape"]]
         if len(listed) != len(outputs.get(name, ())):
             continue
         for value, (kind, shape) in zip(outputs[name], listed, strict=True):
             if kind in _TYPES:
                 shapes[value], types[value] = tuple(shape), _TYPES[kind]
+    _beside(model, feeds, shapes, types)
     return shapes, types
+
+
+def _beside(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    shapes: dict[str, Shape],
+    types: dict[str, int],
+) -> None:
+    """Add what no kernel made: values of operators that ONNX Runtime runs as several others."""
+    every = [name for node in model.graph.node for name in node.output if name]
+    left = [name for name in every if name not in shapes]
+    if not left:
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    ends = {entry.name for entry in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in left if name not in ends)
+    session = open_session(copy.SerializeToString(), optimized=False)
+    for name, array in zip(left, session.run(left, dict(feeds)), strict=True):
+        if isinstance(array, np.ndarray):
+            shapes[name] = tuple(array.shape)
+            types[name] = helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
 def random_array(shape: Shape, dtype: Any, seed: int = 0) -> Array:

@@ -20,7 +20,6 @@ Time = Callable[[Group, Widths], float]  # microseconds
 STEPS = (32, 16, 8, 4, 2)  # multiples of which a staircase may be made, the coarsest first
 PROBED = (1, 2, 4, 8, 12, 16, 24)  # how far below a width the staircase is looked at
 FLAT = 0.985  # what takes more than this share of the time is no gain
-SCALES = (1.0, 0.6, 0.3)
 
 
 def levels(width: int) -> list[int]:
@@ -29,9 +28,7 @@ def levels(width: int) -> list[int]:
     >>> levels(64), levels(100), levels(3)
     ([8, 16, 32, 48, 64], [16, 32, 64, 96, 100], [1, 2, 3])
     """
-    if width <= 8:
-        return sorted({1, *range(2, width + 1, max(1, width // 4)), width})
-    powers = [2**k for k in range(3, 20)]
+    powers = [2**k for k in range(20)]
     found = {w for w in powers if width / 8 <= w < width}
     found |= {3 * w // 2 for w in powers if width / 2 < 3 * w // 2 < width}
     return sorted({*found, width})
@@ -133,20 +130,22 @@ def _powers(rank: int) -> list[tuple[int, ...]]:
     return list(product((0, 1), repeat=rank))
 
 
-def wanted(group: Group, most: Widths) -> list[Widths]:
-    """Return the widths at which a family must be timed: a grid, and a walk down each axis."""
-    if not most:
-        return [()]
-    if not _on_grid(group):
-        return [tuple(max(1, round(w * scale)) for w in most) for scale in SCALES]
+def wanted(group: Group, most: Widths, samples: Sequence[Widths]) -> list[Widths]:
+    """Return the widths at which a family must be timed: a grid, and a walk down each axis.
+
+    What is foretold by elements is timed at `samples`: widths that a model can have.
+    """
+    if not on_grid(group):
+        return list(dict.fromkeys(samples))
     points = list(product(*(levels(width) for width in most)))
     for axis in range(len(most)):
         points += _walk(most, axis)
     return list(dict.fromkeys(points))
 
 
-def _on_grid(group: Group) -> bool:
-    return group.multiplies and len(group.axes) <= 2
+def on_grid(group: Group) -> bool:
+    """Tell whether a family gets a grid: a product of one or two widths."""
+    return group.multiplies and 1 <= len(group.axes) <= 2
 
 
 def _middle(most: Widths) -> Widths:
@@ -163,12 +162,10 @@ def _walk(most: Widths, axis: int) -> list[Widths]:
     return [(*middle[:axis], width, *middle[axis + 1 :]) for width in widths]
 
 
-def tabulated(group: Group, most: Widths, time: Time) -> Table:
+def tabulated(group: Group, most: Widths, samples: Sequence[Widths], time: Time) -> Table:
     """Return the table of a family up to some widths, asking `time` for what it needs."""
-    if not most:
-        return Table(group, affine=(time(group, ()), 0.0))
-    if not _on_grid(group):
-        points = wanted(group, most)
+    if not on_grid(group):
+        points = wanted(group, most, samples)
         elements = [group.elements(group.sizes(one)) for one in points]
         features = np.stack([np.ones(len(points)), np.array(elements, dtype=np.float64)], axis=1)
         scale = features.max(axis=0)
