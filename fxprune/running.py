@@ -111,9 +111,7 @@ class Run:
         else:
             scored = scored.with_(kernels=kernels)
             goal = watch.settled(goal, kernels, lambda one: self._chosen_by(scored, one, part), say)
-        program, self._latency = watch.meet(
-            goal, lambda one: self._removed(scored, one, part), say
-        )
+        program, self._latency = watch.meet(goal, lambda one: self._removed(scored, one, part), say)
         return program
 
     def _chosen_by(self, scored: Program, goal: Objective, part: float) -> Program:

@@ -8,11 +8,11 @@ from time import monotonic
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fxprune.allocators.optimal_lattice import Lattice, Listed, lattice
 from fxprune.allocators.optimal_program import best
 from fxprune.allocators.optimal_tables import Tables, tabulate
+from fxprune.allocators.optimal_worth import Measure, Worth
 from fxprune.allocators.ranking import Global, Uniform
 from fxprune.allocators.registry import Choice, Needs, Problem, allocator
 from fxprune.guards import Ids
@@ -22,8 +22,6 @@ ROUNDS = 8  # programs solved at one rounding, each on a finer lattice than the 
 CLOSE = 0.009  # relative: how far below the goal a choice may lie; one per cent is asked
 NARROWER = 1 / 3
 SAME = 1e-4  # relative: a cost was foreseen if it is no further from what is counted
-
-Worth = NDArray[np.float64]
 
 
 @allocator("optimal")
@@ -45,6 +43,7 @@ class Optimal:
     the search, not the tables.
     """
 
+    measure: Measure = "shares"
     normalize: Literal["mean", "none"] = "mean"
     options: int = 16
     seconds: float = 30.0
@@ -61,7 +60,7 @@ class Optimal:
     def choose(self, problem: Problem) -> Choice:
         """Solve at the coarsest rounding at which the goal is met, starting from `global`."""
         start = Global(self.normalize).choose(problem)  # it says what is out of reach
-        worth = self._worth(problem, len(start.alive))
+        worth = Worth.of(problem, self.normalize, self.measure)
         goal = 1.0 - problem.objective.sparsity
         listed = Listed(problem, problem.moves(problem.steps[-1]), worth)
         if len(problem.targets) < 2 or _due(listed).achieved <= goal + 1e-9:
@@ -74,9 +73,11 @@ class Optimal:
         if first is not choice and first.achieved > goal:  # it keeps more at a little more cost
             choice = self._solved(problem, worth, first, first.achieved, until)
             first = self._best(problem, [*found, *([choice] if choice is not None else [])], worth)
-        kept, other = (float(worth[one.alive].sum()) for one in (first, start))
+        kept, all_, other = (
+            worth.kept(one) for one in (first.alive, problem.cost.whole(), start.alive)
+        )
         problem.say(
-            f"optimal: {first.achieved:.4f} of the cost keeps {kept:.6g} of {worth.sum():.6g}; "
+            f"optimal: {first.achieved:.4f} of the cost keeps {kept:.6g} of {all_:.6g}; "
             f"global keeps {other:.6g} at {start.achieved:.4f}"
         )
         return first
@@ -92,13 +93,6 @@ class Optimal:
                 return choice
         return None
 
-    def _worth(self, problem: Problem, size: int) -> Worth:
-        worth = np.zeros(size)
-        for target, scores in zip(problem.targets, problem.scores, strict=True):
-            mean = float(abs(scores).mean()) or 1.0
-            worth[target.units] = scores / mean if self.normalize == "mean" else scores
-        return worth
-
     def _uniform(self, problem: Problem) -> Iterator[Choice]:
         """Yield the uniform choice; of a ratio it takes the largest share, not that of all."""
         if not isinstance(problem.objective, Ratio):
@@ -109,7 +103,7 @@ class Optimal:
         goal = 1.0 - problem.objective.sparsity
         near = [choice for choice in found if problem.near(choice)]
         if near:
-            return max(reversed(near), key=lambda choice: float(worth[choice.alive].sum()))
+            return max(reversed(near), key=lambda choice: worth.kept(choice.alive))
         return min(found, key=lambda choice: abs(choice.achieved - goal))
 
 
@@ -179,7 +173,7 @@ class _Solver:
         yield goal * (1 - CLOSE), goal * (1 + CLOSE)
 
     def _kept(self, choice: Choice) -> float:
-        return float(self._listed.worth[choice.alive].sum())
+        return self._listed.worth.kept(choice.alive)
 
     def _say(self, number: int, choice: Choice, kept: float) -> None:
         self._problem.say(

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fxprune.allocators.optimal_worth import Worth
 from fxprune.allocators.registry import Move, Problem
 from fxprune.cost_terms import Table
 from fxprune.guards import Ids, Mask
@@ -19,14 +20,11 @@ TOGETHER = 3  # targets whose units one index may hang on, beyond which some are
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """Hold the moves of every target at one rounding, with the worth of every unit.
-
-    `worth` is `[variables]`: the score of a unit divided by the scale of its target.
-    """
+    """Hold the moves of every target at one rounding, with the worth of every unit."""
 
     problem: Problem
     moves: Sequence[Sequence[Move]]
-    worth: NDArray[np.float64]
+    worth: Worth
 
     @cached_property
     def least(self) -> Counts:
@@ -36,8 +34,7 @@ class Listed:
     @cached_property
     def lost(self) -> list[NDArray[np.float64]]:
         """Return for every target what is lost with 0, 1, 2, … moves."""
-        each = [[float(self.worth[move.units].sum()) for move in moves] for moves in self.moves]
-        return [np.cumsum([0.0, *one]) for one in each]
+        return [self.worth.lost(k, moves) for k, moves in enumerate(self.moves)]
 
     @cached_property
     def ends(self) -> list[Ids]:

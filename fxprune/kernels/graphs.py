@@ -1,4 +1,4 @@
-"""An ONNX graph whose sizes are known as functions of widths, and the same graph at other widths."""
+"""An ONNX graph whose sizes are functions of widths, and the same graph at other widths."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def labelled(
         raise Unlabelled(f"the graph has {' or '.join(map(str, sorted(counts)))} nodes")
     held = [{entry.name: entry for entry in graph.initializer} for graph in graphs]
     nodes = [
-        _node(labels, protos, held) for protos in zip(*(graph.node for graph in graphs), strict=True)
+        _node(labels, protos, held)
+        for protos in zip(*(graph.node for graph in graphs), strict=True)
     ]
     seen = [shapes_of(model, feed) for model, feed in zip(models, feeds, strict=True)]
     shapes, types = [one for one, _ in seen], seen[0][1]

@@ -29,8 +29,11 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # they move no data, or hardly any: ONNX Runtime spends microseconds on them
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Constant"})
 POINTWISE = frozenset(
-    "Relu Clip LeakyRelu Sigmoid HardSigmoid HardSwish Mish Tanh Gelu Erf Elu Selu Celu Softplus "
-    "Sqrt Neg Exp Abs Reciprocal Add Sub Mul Div PRelu BatchNormalization".split()
+    {
+        *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Softplus", "Gelu", "Erf"),
+        *("Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Tanh", "Sqrt", "Neg", "Exp", "Abs"),
+        *("Reciprocal", "Add", "Sub", "Mul", "Div", "BatchNormalization"),
+    }
 )
 TINY = 256  # elements: what makes no more is no work
 
@@ -55,7 +58,9 @@ class Group:
         return tuple(found)
 
     def _labels(self) -> list[Label]:
-        listed = [label for shape in (*self.reads.values(), *self.makes.values()) for label in shape]
+        listed = [
+            label for shape in (*self.reads.values(), *self.makes.values()) for label in shape
+        ]
         for node in self.nodes:
             for constant in node.constants.values():
                 listed += [*constant.shape, *(constant.numbers or ())]
@@ -151,7 +156,7 @@ def _size(label: Label, sizes: Mapping[int, Any]) -> Any:
 
 
 def grouped(graph: Graph) -> tuple[list[Group], int]:
-    """Return the groups of a graph, and how many nodes are in none since their sizes are unknown."""
+    """Return the groups of a graph, and how many nodes are in none: their sizes are unknown."""
     readers: dict[str, list[int]] = {}
     for number, node in enumerate(graph.nodes):
         for place, name in enumerate(node.proto.input):
@@ -176,8 +181,7 @@ def _tiny(graph: Graph, node: Node) -> bool:
     shapes = [graph.values.get(name) for name in (*node.proto.output, *node.proto.input)]
     known = [shape for shape in shapes if shape is not None]
     return all(
-        all(label.axis is None for label in shape)
-        and prod(label.times for label in shape) <= TINY
+        all(label.axis is None for label in shape) and prod(label.times for label in shape) <= TINY
         for shape in known
     )
 

@@ -115,8 +115,10 @@ class Table:
     def _coefficients(self) -> Array:
         points = list(product(*self.grid))
         features = np.array(
-            [[np.prod([w**p for w, p in zip(one, powers, strict=True)]) for one in points]
-             for powers in _powers(len(self.grid))],
+            [
+                [np.prod([w**p for w, p in zip(one, powers, strict=True)]) for one in points]
+                for powers in _powers(len(self.grid))
+            ],
             dtype=np.float64,
         ).T
         wanted = np.maximum(self.values.ravel(), 1e-3)

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from .passes.fold import FOLD_LIMIT, Fold
 from .passes.share import Share
 from .passes.unused import Unused
-from .program import OnnxProgram
+from .program import OnnxPass, OnnxProgram
 
 __all__ = ["FOLD_LIMIT", "clean"]
 
@@ -30,7 +30,8 @@ def clean(
     graph.toposort(recurse_subgraphs=True)
     # The converter's own metadata stays behind here: it names files of the machine that exports.
     program = OnnxProgram(gs.export_onnx(graph))
-    for one in (Fold(), *([Share()] if share else []), Unused()):
+    passes: list[OnnxPass] = [Fold(), Share(), Unused()] if share else [Fold(), Unused()]
+    for one in passes:
         program = one(program)
     return program.model
 
