@@ -57,11 +57,14 @@ class Guards:
         self._parent: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned[0] = 1
-        self._marked: Mask = self._pinned > 0  # those that are pinned or defined
+        self._free: Mask = self._pinned > 0  # what a normal form holds: free roots, and *true*
         self._defined: Ids = np.full(1024, -1, dtype=np.int64)
         self._definitions: Ids = np.zeros((256, 2), dtype=np.int64)
         self._n_definitions = 0
-        self._normals: dict[int, tuple[Ids, Ids]] = {}  # id -> the array, kept alive, and its form
+        self._changes = 0  # how often an equation changed anything
+        # id -> the array, kept alive, its form, and the number of changes when that was true
+        self._normals: dict[int, tuple[Ids, Ids, int]] = {}
+        self._runs: dict[int, int] = {}  # id of an array of fresh variables -> the first of them
 
     # -- variables -----------------------------------------------------------------------------
 
@@ -73,10 +76,12 @@ class Guards:
             self._parent = grown(self._parent, room, 0)
             self._pinned = grown(self._pinned, room, 0)
             self._defined = grown(self._defined, room, -1)
-            self._marked = grown(self._marked, room, False)
+            self._free = grown(self._free, room, False)
         ids = np.arange(start, self.size, dtype=np.int64)
-        self._parent[ids] = ids
-        return ids[:, None]
+        self._parent[start : self.size], self._free[start : self.size] = ids, True
+        g = ids[:, None]
+        self._normals[id(g)], self._runs[id(g)] = (g, g, self._changes), start
+        return g
 
     def find(self, ids: Ids) -> Ids:
         """Return the representative of each variable's class, shape of `ids`."""
@@ -140,13 +145,18 @@ class Guards:
             return g
         known = self._normals.get(id(g))
         if known is None:
-            known = self._normals[id(g)] = g, self._normalised(g)
-        return known[1]
+            form = self._normalised(g)
+        elif known[2] == self._changes:
+            return known[1]
+        else:
+            form = known[1] if self._free[known[1]].all() else self._normalised(known[1])
+        self._normals[id(g)] = g, form, self._changes
+        return form
 
     def _normalised(self, g: Ids) -> Ids:
         while True:
             g = self.find(g)
-            if not self._marked[g].any():
+            if self._free[g].all():
                 return pack(g)
             g = np.where(self._pinned[g] > 0, 0, g)
             if not g.any():
@@ -174,15 +184,15 @@ class Guards:
 
     def pin(self, g: Ids, reason: Reason) -> bool:
         """Pin every factor of `g`; return whether anything was free until now."""
-        free = distinct(self.normal(g))
-        free = free[free > 0]
-        if not len(free):
+        free = self.normal(g)
+        if not free.any():
             return False
         if reason not in self._codes:
             self._codes[reason] = len(self.reasons)
             self.reasons.append(reason)
-        self._pinned[free], self._marked[free] = self._codes[reason], True
-        self._normals.clear()
+        self._changes += 1
+        self._pinned[free], self._free[free] = self._codes[reason], False
+        self._pinned[0], self._free[0] = 1, True
         return True
 
     def unify(self, a: Ids, b: Ids, reason: Reason) -> None:
@@ -192,8 +202,11 @@ class Guards:
         """
         if len(a) != len(b):
             raise ValueError(f"{reason}: {len(a)} indices meet {len(b)}")
+        a, b = self.normal(a), self.normal(b)
+        if a is b or self._adopted(a, b) or self._adopted(b, a):
+            return
         while True:
-            a, b = cancel(self.normal(a), self.normal(b))
+            a, b = cancel(a, b)
             if not len(a):
                 return
             n_a, n_b = (a > 0).sum(axis=1), (b > 0).sum(axis=1)
@@ -201,15 +214,16 @@ class Guards:
                 self.pin(a[bare], reason)
                 self.pin(b[bare], reason)
             elif (pair := (n_a == 1) & (n_b == 1)).any():
-                self._union(a[pair, 0], b[pair, 0])
                 if pair.all():
-                    return
+                    return self._union(a[:, 0], b[:, 0])
+                self._union(a[pair, 0], b[pair, 0])
             elif (one := n_a == 1).any():
                 self._define(a[one, 0], b[one])
             elif (one := n_b == 1).any():
                 self._define(b[one, 0], a[one])
             else:
                 self._match(a, b, n_a, n_b, reason)
+            a, b = self._normalised(a), self._normalised(b)
 
     def split(
         self, g: Ids, sizes: Sequence[int], fixed: Sequence[bool], reason: Reason
@@ -234,33 +248,59 @@ class Guards:
         self.unify(g, outer(parts), reason)
         return [self.normal(part) for part in parts]
 
+    def _adopted(self, a: Ids, b: Ids) -> bool:
+        """Let normal `a` stand for `b` where that is a run of fresh variables, none of them in `a`.
+
+        The variables of a conjunction are all there is of it then: no row of `a` has padding.
+        """
+        start, end = self._runs.get(id(b), -1), self._runs.get(id(b), -1) + len(b)
+        if start < 0 or not a.size or a.min() < 1:
+            return False
+        before = a.max() < start
+        if a.shape[1] == 1 and before:  # the older variable represents a class
+            self._parent[start:end] = a[:, 0]
+        elif a.shape[1] > 1 and (before or a.min() >= end):
+            self._defined[start:end] = self._add_definitions(a)
+        else:
+            return False
+        self._changes += 1
+        self._free[start:end] = False
+        self._normals[id(b)] = b, a, self._changes
+        return True
+
     def _union(self, x: Ids, y: Ids) -> None:
-        self._normals.clear()
+        self._changes += 1
         both, n = self.find(np.concatenate([x, y])), len(x)
         ids = distinct(both)
         if len(ids) == 2 * n:  # pairs that no other pair meets
-            self._parent[np.maximum(both[:n], both[n:])] = np.minimum(both[:n], both[n:])
+            gone = np.maximum(both[:n], both[n:])
+            self._parent[gone], self._free[gone] = np.minimum(both[:n], both[n:]), False
             return
-        self._parent[ids] = joined(ids, both[:n], both[n:])
+        self._parent[ids] = root = joined(ids, both[:n], both[n:])
+        self._free[ids] = root == ids
 
     def _define(self, x: Ids, rows: Ids) -> None:
         """Define each `x` by its row; what is repeated or circular waits for the next round."""
-        self._normals.clear()
+        self._changes += 1
         x, first = np.unique(x, return_index=True)
         rows = rows[first]
         ready: Mask = np.logical_not(np.isin(rows, x).any(axis=1))
         if not ready.any():
             ready[0] = True  # one definition over free variables is never circular
         x, rows = x[ready], rows[ready]
-        end = self._n_definitions + len(x)
+        self._defined[x], self._free[x] = self._add_definitions(rows), False
+
+    def _add_definitions(self, rows: Ids) -> Ids:
+        """Keep definitions, one a row, and return their places."""
+        end = self._n_definitions + len(rows)
         height, width = self._definitions.shape
         if end > height or rows.shape[1] > width:
             grow = (max(end, 2 * height) - height if end > height else 0, rows.shape[1] - width)
             self._definitions = np.pad(self._definitions, ((0, grow[0]), (0, max(0, grow[1]))))
         new = np.arange(self._n_definitions, end)
         self._definitions[new, : rows.shape[1]] = rows
-        self._defined[x], self._marked[x] = new, True
         self._n_definitions = end
+        return new
 
     # -- matching conjunctions of several factors ------------------------------------------------
 

@@ -171,8 +171,8 @@ class Discovery:
         n = self.coupling.guards.size
         signature = np.zeros(n, dtype=np.uint64)
         random = np.random.default_rng(0)
-        for axis in self.axes:
-            for column in axis.guard.T:
+        for guard in {id(axis.guard): axis.guard for axis in self.axes}.values():
+            for column in guard.T:  # axes of one guard have the same units
                 ids, counts = np.unique(column[column > 0], return_counts=True)
                 salt, odd = random.integers(1, 2**63, size=2, dtype=np.uint64)
                 with np.errstate(over="ignore"):
@@ -190,8 +190,11 @@ class Discovery:
             owner[group] = k
         footprints: list[list[tuple[str, int]]] = [[] for _ in groups]
         order: list[int] = []
+        inside: dict[int, list[int]] = {}
         for axis in self.axes:
-            for k in distinct(owner[axis.guard]).tolist():
+            if (found := inside.get(id(axis.guard))) is None:
+                found = inside[id(axis.guard)] = distinct(owner[axis.guard]).tolist()
+            for k in found:
                 if k >= 0:
                     footprints[k].append((axis.name, axis.dim))
                     order.append(k)
