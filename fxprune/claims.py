@@ -13,6 +13,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.bare_leaves import BARE
+from fxprune.calls import arguments
 from fxprune.leaves import TENSORS, WEIGHTED, Call, Leaf, full_name, recurrent_names
 from fxprune.program import tensors_of
 
@@ -144,16 +145,6 @@ def module_of(node: fx.Node) -> tuple[str, str]:
         return "", ""
     path, kind = stack[-1]
     return str(path), kind if isinstance(kind, str) else full_name(kind)
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of an ATen call by name, defaults included."""
-    said: dict[str, Any] = {}
-    for k, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        default = argument.default_value if argument.has_default_value() else None
-        here = node.args[k] if k < len(node.args) else node.kwargs.get(argument.name, default)
-        said[argument.name] = here
-    return said
 
 
 def claim_of(node: fx.Node, state: State, row: Leaf | None = None) -> Claim | None:

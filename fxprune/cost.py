@@ -12,12 +12,13 @@ import torch
 from torch import fx
 
 from fxprune.blocks import BlockTarget
+from fxprune.calls import arguments
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
 from fxprune.peak import Peak
 from fxprune.program import attribute, tensors_of, used
 from fxprune.rules.registry import Macs
-from fxprune.rules.site import Coupling, TensorGuard, arguments
+from fxprune.rules.site import Coupling, TensorGuard
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Cost:
         self._unread(module)
 
     def _axis(self, g: Ids) -> int:
-        key = id(g)
+        normal = self._coupling.guards.normal(g)
+        key = id(normal)
         if key not in self._index:
-            self._hold.append(g)
-            normal = self._coupling.guards.normal(g)
+            self._hold.append(normal)
             place = self._alike.setdefault((normal.shape, normal.tobytes()), len(self.axes))
             if place == len(self.axes):
                 self.axes.append(normal)
@@ -192,12 +193,13 @@ class Cost:
     def every_axis(self) -> list[Ids]:
         """Return the normalised guards of every axis of every tensor in the graph, each once."""
         if not hasattr(self, "_every"):
+            guards, values = self._coupling.guards, self._coupling.values.values()
+            forms = {
+                id(n): n for value in values for g in _dims(value) if (n := guards.normal(g)).size
+            }
             found: dict[bytes, Ids] = {}
-            for value in self._coupling.values.values():
-                for g in _dims(value):
-                    normal = self._coupling.guards.normal(g)
-                    if normal.shape[1]:
-                        found.setdefault(normal.tobytes(), normal)
+            for normal in forms.values():
+                found.setdefault(normal.tobytes(), normal)
             self._every = list(found.values())
         return self._every
 

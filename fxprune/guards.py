@@ -148,8 +148,10 @@ class Guards:
             form = self._normalised(g)
         elif known[2] == self._changes:
             return known[1]
+        elif known[1] is not g:
+            form = self.normal(known[1])  # that of all arrays that had it
         else:
-            form = known[1] if self._free[known[1]].all() else self._normalised(known[1])
+            form = g if self._free[g].all() else self._normalised(g)
         self._normals[id(g)] = g, form, self._changes
         return form
 
@@ -165,20 +167,6 @@ class Guards:
             if not (rows >= 0).any():
                 return pack(g)
             g = expanded(g, rows, self._definitions)
-
-    def survivors(self, alive: Mask) -> Mask:
-        """Return for every variable whether it survives where those of `alive` do."""
-        root = self.find(np.arange(self.size, dtype=np.int64))
-        pinned = self._pinned[root] > 0
-        survives: Mask = alive[root] | pinned
-        defined = np.flatnonzero((self._defined[root] >= 0) & ~pinned)
-        factors = root[self._definitions[self._defined[root[defined]]]]
-        while len(defined):
-            now = survives[factors].all(axis=1)
-            if np.array_equal(now, survives[defined]):
-                break
-            survives[defined] = now
-        return survives
 
     # -- the three equations ---------------------------------------------------------------------
 

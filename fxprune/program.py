@@ -112,9 +112,11 @@ class Program:
 def attribute(module: torch.nn.Module, path: str) -> Any:
     """Return the attribute at a dotted path, or None where there is none."""
     found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found
+    *owners, leaf = path.split(".")
+    for part in owners:  # a module's own look-up of its children is slow
+        inside = getattr(found, "_modules", {})
+        found = inside[part] if part in inside else getattr(found, part, None)
+    return getattr(found, leaf, None)
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -13,7 +13,8 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from fxprune.bare_leaves import FUNCTIONAL
-from fxprune.claims import MARKER, Claim, State, arguments, census, claim_of, module_of
+from fxprune.calls import arguments
+from fxprune.claims import MARKER, Claim, State, census, claim_of, module_of
 from fxprune.leaves import Leaf, full_name
 from fxprune.planting import planted
 from fxprune.slim import KEPT_META, Mode, SlimModule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import fx
 
@@ -28,7 +27,7 @@ def kept_indices(
         value = coupling.values.get(node) if node.op == "get_attr" else None
         if not isinstance(value, TensorGuard) or str(node.target) in indices:
             continue
-        axes = tuple(torch.from_numpy(np.flatnonzero(kept.mask(g))) for g in value.dims)
+        axes = tuple(kept.indices(g) for g in value.dims)
         for name in names[id(attribute(module, str(node.target)))]:
             indices[name] = axes
     return indices

@@ -18,10 +18,11 @@ import torch
 from torch import fx
 
 from fxprune.blocks import BlockTarget
+from fxprune.calls import arguments
 from fxprune.guards import Ids
 from fxprune.metrics.registry import Evidence, Reduction, Scores
 from fxprune.program import attribute
-from fxprune.rules.site import TensorGuard, arguments
+from fxprune.rules.site import TensorGuard
 
 aten = torch.ops.aten
 
@@ -118,7 +119,7 @@ def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
 
 
 def _whole(rows: list[torch.Tensor], dim: int, within: str) -> Scores:
-    """Put together what the pieces of a tensor gave: along its first axis they follow each other."""
+    """Put together what pieces of a tensor gave: along its first axis they follow each other."""
     if dim:
         rows = [pooled(torch.stack(rows).double(), [0], within)]
     whole: Scores = torch.cat(rows).double().cpu().numpy()
@@ -168,7 +169,7 @@ def _put(where: Places, rows: Scores, within: str) -> Scores:
         return rows
     weights, place = np.repeat(rows, place.shape[1]), place.ravel()
     if within == "sum":
-        return np.bincount(place, weights, len(units) + 1)[: len(units)]
+        return np.bincount(place, weights, len(units) + 1)[: len(units)].astype(np.float64)
     values = np.full(len(units) + 1, -np.inf)
     np.maximum.at(values, place, weights)
     return values[: len(units)]
