@@ -18,6 +18,7 @@ import numpy as np
 from fxprune.conjunctions import (
     Ids,
     Mask,
+    alike,
     cancel,
     concat,
     crosswise,
@@ -26,6 +27,7 @@ from fxprune.conjunctions import (
     factors,
     grown,
     joined,
+    numbered,
     outer,
     pack,
     pair_up,
@@ -33,7 +35,7 @@ from fxprune.conjunctions import (
     true,
 )
 
-__all__ = ["Guards", "Ids", "Mask", "Reason", "concat", "distinct", "outer", "true"]
+__all__ = ["Guards", "Ids", "Mask", "Reason", "concat", "distinct", "numbered", "outer", "true"]
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ class Guards:
         """Return the representative of each variable's class, shape of `ids`."""
         root = self._parent[ids]
         up = self._parent[root]
-        if (up == root).all():
+        if alike(up, root):
             return root
-        while not (up == root).all():
+        while not alike(up, root):
             root, up = up, self._parent[up]
         self._parent[ids] = root
         return root
@@ -302,8 +304,8 @@ class Guards:
         shape = n_a * (int(n_b.max()) + 1) + n_b
         group = shape == shape[0]
         a, b = a[group][:, : n_a[0]], b[group][:, : n_b[0]]
-        labels_a = [np.unique(column, return_inverse=True)[1] for column in a.T]
-        labels_b = [np.unique(column, return_inverse=True)[1] for column in b.T]
+        labels_a = [numbered(column)[1] for column in a.T]
+        labels_b = [numbered(column)[1] for column in b.T]
         finer_a, finer_b = relate(labels_a, labels_b)
         equal = finer_a & finer_b
         if equal.any():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.guards import Ids, distinct
+from fxprune.guards import Ids, distinct, numbered
 from fxprune.program import attribute, source_line
 from fxprune.rules.site import Coupling, TensorGuard
 
@@ -173,7 +173,8 @@ class Discovery:
         random = np.random.default_rng(0)
         for guard in {id(axis.guard): axis.guard for axis in self.axes}.values():
             for column in guard.T:  # axes of one guard have the same units
-                ids, counts = np.unique(column[column > 0], return_counts=True)
+                ids, place = numbered(column[column > 0])
+                counts = np.bincount(place, minlength=len(ids))
                 salt, odd = random.integers(1, 2**63, size=2, dtype=np.uint64)
                 with np.errstate(over="ignore"):
                     signature[ids] += salt + counts.astype(np.uint64) * (odd | np.uint64(1))

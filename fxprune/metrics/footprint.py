@@ -19,7 +19,7 @@ from torch import fx
 
 from fxprune.blocks import BlockTarget
 from fxprune.calls import arguments
-from fxprune.guards import Ids
+from fxprune.guards import Ids, numbered
 from fxprune.metrics.registry import Evidence, Reduction, Scores
 from fxprune.program import attribute
 from fxprune.rules.site import TensorGuard
@@ -157,7 +157,7 @@ def places_of(g: Ids) -> Places:
     ids = g.ravel()
     if g.shape[1] == 1 and len(g) and ids[0] > 0 and (ids[1:] > ids[:-1]).all():
         return ids, None
-    units, place = np.unique(ids[ids > 0], return_inverse=True)
+    units, place = numbered(ids[ids > 0])
     every = np.full(len(ids), len(units))
     every[ids > 0] = place
     return units, every.reshape(g.shape)
