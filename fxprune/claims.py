@@ -6,6 +6,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -120,12 +121,12 @@ class Claim:
     own: str
     kind: str
 
-    @property
+    @cached_property
     def fed(self) -> tuple[str, ...]:
         """Return the names of the arguments that the module is called with."""
         return self.row.inputs or (next(iter(self.args)),)
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """Return what all calls of one module have in common."""
         literal = (k for k in self.args if k not in (*self.fed, *TENSORS, "params"))

@@ -121,17 +121,35 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return every parameter and buffer by name, a shared one under each of its names."""
-    named = dict(module.named_parameters(remove_duplicate=False))
-    return named | dict(module.named_buffers(remove_duplicate=False))
+    parameters: dict[str, torch.Tensor] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    _collect(module, "", parameters, buffers)
+    return parameters | buffers
+
+
+def _collect(
+    module: torch.nn.Module,
+    prefix: str,
+    parameters: dict[str, torch.Tensor],
+    buffers: dict[str, torch.Tensor],
+) -> None:
+    """Name what a module holds; torch's own walk keeps account of duplicates, which takes long."""
+    parameters.update((prefix + n, p) for n, p in module._parameters.items() if p is not None)
+    buffers.update((prefix + n, b) for n, b in module._buffers.items() if b is not None)
+    for name, child in module._modules.items():
+        if child is not None:
+            _collect(child, f"{prefix}{name}.", parameters, buffers)
 
 
 def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
     """Return the tensors that the graph reads, and the buffers that stand beside them."""
     owners = {name.rpartition(".")[0] for name in read}
-    named = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
-    return {n: p for n, p in named.items() if n in read} | beside
+    return {
+        name: tensor
+        for name, tensor in tensors_of(module).items()
+        if name in read
+        or (not isinstance(tensor, torch.nn.Parameter) and name.rpartition(".")[0] in owners)
+    }
 
 
 def source_line(node: fx.Node) -> str:
@@ -164,8 +182,6 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
     values: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(module.graph, values)
     graph.output(output)
-    for old, new in values.items():
-        new.meta = dict(old.meta)
     graph._codegen = module.graph._codegen
     return vacant(graph)
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxprune.coupling import rule_for
 from fxprune.guards import Mask
-from fxprune.program import attribute, emptied, set_tensor, used
+from fxprune.program import attribute, emptied, set_tensor, tensors_of, used
 from fxprune.rules.kept import Kept
 from fxprune.rules.site import Coupling, Edit, TensorGuard
 
@@ -36,11 +36,7 @@ def kept_indices(
 def aliases(module: torch.nn.Module) -> dict[int, list[str]]:
     """Return all names of every parameter and buffer, by the identity of the tensor."""
     names: dict[int, list[str]] = {}
-    tensors = (
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    )
-    for name, tensor in tensors:
+    for name, tensor in tensors_of(module).items():
         names.setdefault(id(tensor), []).append(name)
     return names
 
@@ -58,7 +54,7 @@ def shrink(
     kept = kept if kept is not None else kept_indices(module, coupling, alive)
     smaller = emptied(module)
     cut: dict[int, torch.Tensor] = {}
-    persistent = set(module.state_dict())
+    persistent = set(module.state_dict(keep_vars=True))
     for name, tensor in used(module, set(kept)).items():
         if id(tensor) not in cut:
             cut[id(tensor)] = _cut(tensor, kept.get(name))
