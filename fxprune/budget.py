@@ -15,7 +15,7 @@ from fxprune.allocators.registry import MANY, NOWHERE, Values
 from fxprune.cost import Cost
 from fxprune.emptiness import ranks, risky
 from fxprune.errors import ObjectiveError, SpecError
-from fxprune.guards import Ids, Mask
+from fxprune.guards import Ids, Mask, distinct
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
 from fxprune.search import TOLERANCE, Search
@@ -93,7 +93,7 @@ class Budget:
             finer |= {k: np.union1d(finer.get(k, cut), cut) for k, cut in cuts.items()}
             bounds, sizes = self.bounds, self.sizes
             before = sum(map(len, moves))
-            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer)
+            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer, moves)
             if sum(map(len, moves)) == before:
                 return choice
 
@@ -171,4 +171,6 @@ def around(ends: Ids, made: int) -> Ids:
     for low, high in pairwise(stops[max(0, made - 1) : made + 2].tolist()):
         if high - low > 1:
             found.append(np.linspace(low, high, 66).astype(np.int64)[1:-1])
-    return np.setdiff1d(np.concatenate(found), stops)
+    cuts = distinct(np.concatenate(found))
+    fresh: Ids = cuts[stops[np.searchsorted(stops, cuts)] != cuts]
+    return fresh

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fxprune.blocks import BlockTarget
 from fxprune.cost import Cost
-from fxprune.guards import Ids, Mask
+from fxprune.guards import Ids, Mask, distinct
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
 from fxprune.registry import Registry
@@ -159,14 +159,18 @@ def moves_of(
     sizes: Sequence[int],
     step: int,
     finer: Mapping[int, Ids] = MappingProxyType({}),
+    known: Sequence[Moves] = (),
 ) -> list[Moves]:
     """Cut every target into moves, least important units first; `step` is what "auto" stands for.
 
     `sizes` are the units that each target had in the original model. Targets of very many units,
     such as the elements of a weight, are cut into `MANY` larger moves, and at the places `finer`.
+    What nothing cuts finer is as it is `known`, where that is given.
     """
     return [
-        _moves(
+        known[k]
+        if known and k not in finer
+        else _moves(
             k,
             target,
             score,
@@ -213,4 +217,4 @@ def places(most: int, first: int, step: int, finer: Ids) -> Ids:
         return first + step * np.arange(count, dtype=np.int64)
     chosen = np.linspace(0, count - 1, MANY).astype(np.int64)
     cuts = first + np.maximum(finer[finer <= most] - first, 0) // step * step
-    return np.unique(np.concatenate([first + step * chosen, cuts]))
+    return distinct(np.concatenate([first + step * chosen, cuts]))
