@@ -167,7 +167,7 @@ def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = 
     for part in owners:
         if part not in at._modules:
             at.add_module(part, torch.nn.Module())
-        at = at.get_submodule(part)
+        at = at._modules[part]  # type: ignore[assignment]
     if isinstance(value, torch.nn.Parameter):
         at.register_parameter(leaf, value)
     elif isinstance(value, torch.Tensor):

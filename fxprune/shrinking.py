@@ -55,21 +55,20 @@ def shrink(
     smaller = emptied(module)
     cut: dict[int, torch.Tensor] = {}
     persistent = set(module.state_dict(keep_vars=True))
-    for name, tensor in used(module, set(kept)).items():
-        if id(tensor) not in cut:
-            cut[id(tensor)] = _cut(tensor, kept.get(name))
-        set_tensor(smaller, name, cut[id(tensor)], name in persistent)
+    with torch.no_grad():
+        for name, tensor in used(module, set(kept)).items():
+            if id(tensor) not in cut:
+                cut[id(tensor)] = _cut(tensor, kept.get(name))
+            set_tensor(smaller, name, cut[id(tensor)], name in persistent)
     _rewrite(module, smaller, coupling, Kept(coupling.guards, alive))
     smaller.recompile()
     return smaller
 
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-    with torch.no_grad():
-        whole = tensor.detach()
-        pairs = enumerate(axes or ())
-        cuts = [(d, i.to(tensor.device)) for d, i in pairs if len(i) != tensor.shape[d]]
-        smaller = _taken(whole, cuts) if cuts else whole.clone()
+    whole, shape = tensor.detach(), tensor.shape
+    cuts = [(d, i.to(tensor.device)) for d, i in enumerate(axes or ()) if len(i) != shape[d]]
+    smaller = _taken(whole, cuts) if cuts else whole.clone()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     return smaller
