@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.bare_leaves import BARE
 from fxprune.calls import arguments
@@ -79,6 +78,8 @@ class _Shapes(fx.Interpreter):
         self.found: dict[fx.Node, Shape] = {}
         places = [node for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
         try:
+            from torch._subclasses.fake_tensor import FakeTensorMode  # private: may be missing
+
             with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 examples = [_example(node.meta.get("val")) for node in places]
                 self.run(*examples, enable_io_processing=False)

@@ -18,7 +18,7 @@ from fxprune.guards import Ids, Mask
 from fxprune.peak import Peak
 from fxprune.program import attribute, tensors_of, used
 from fxprune.rules.registry import Macs
-from fxprune.rules.site import Coupling, TensorGuard
+from fxprune.rules.site import Coupling, TensorGuard, hint, tensor_meta
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Cost:
     def __init__(self, module: fx.GraphModule, coupling: Coupling, batch: int | None) -> None:
         self._coupling = coupling
         self._module = module
-        self._batch = batch or 1
+        self._batch = batch or examples(module)
         self.blocks: tuple[BlockTarget, ...] = ()  # of which some may be masked
         self._index: dict[int, int] = {}
         self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
@@ -202,6 +202,23 @@ class Cost:
                 found.setdefault(normal.tobytes(), normal)
             self._every = list(found.values())
         return self._every
+
+
+def examples(module: fx.GraphModule) -> int:
+    """Return the batch that a graph of fixed sizes was captured with.
+
+    It is the size that leads every input and every result; where they differ, there is no batch
+    that all of the graph shares, and what it computes is taken for one example.
+    """
+    ends = [node for node in module.graph.nodes if node.op in ("placeholder", "output")]
+    tensors = [
+        value
+        for end in ends
+        for node in (end.all_input_nodes if end.op == "output" else [end])
+        if (value := tensor_meta(node)) is not None
+    ]
+    sizes = {hint(value.shape[0]) if value.ndim else 0 for value in tensors}
+    return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 
 def _dims(value: Any) -> list[Ids]:

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from torch.export import Dim
-from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
+
+try:
+    from torch.fx._lazy_graph_module import _LazyGraphModule as Deferred
+except ImportError:  # private: without it code is generated at once
+    Deferred = fx.GraphModule  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from fxprune.calibration import Calibration
@@ -188,6 +192,6 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
 
 def vacant(graph: fx.Graph) -> fx.GraphModule:
     """Return a module of a graph and none of its tensors: code is generated when it first runs."""
-    bare = _LazyGraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
+    bare = Deferred(torch.nn.Module(), fx.Graph(), class_name="Graph")
     bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
     return bare

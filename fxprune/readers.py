@@ -21,7 +21,6 @@ from fxprune.rules.site import Coupling, TensorGuard, Value
 from fxprune.weighted import Need, survives, weighted
 
 NOWHERE = "the operator has nothing to which their constant could be added"
-
 # operators that treat each index of an axis that they hand on alone, unless they are marked there
 ALONE = frozenset(
     [
