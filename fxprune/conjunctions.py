@@ -29,6 +29,8 @@ def outer(parts: Sequence[Ids]) -> Ids:
     >>> outer([np.array([[1], [2]]), np.array([[3], [4], [5]])]).tolist()
     [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]]
     """
+    if len(parts) > 1:
+        parts = [part for part in parts if len(part) != 1 or part.shape[1]] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     sizes = [len(part) for part in parts]
@@ -96,20 +98,20 @@ def pack(g: Ids) -> Ids:
 
 
 def expanded(g: Ids, rows: Ids, definitions: Ids) -> Ids:
-    """Return `g` with its variables replaced by their definitions, `rows` of those, or -1."""
+    """Return `g` with its variables replaced by their definitions, `rows` of those, or 0."""
     columns: list[Ids] = []
     for column, row in zip(g.T, rows.T, strict=True):
         block = np.zeros((len(g), definitions.shape[1]), dtype=np.int64)
         block[:, 0] = column
-        has = row >= 0
+        has = row > 0
         block[has] = definitions[row[has]]
         columns.append(block[:, block.any(axis=0)])
     return np.hstack(columns)
 
 
-def grown(array: Any, size: int, value: Any) -> Any:
-    """Return an array with room for more, filled with a value."""
-    larger = np.full(size, value, dtype=array.dtype) if value else np.zeros(size, array.dtype)
+def grown(array: Any, size: int) -> Any:
+    """Return an array with room for more, zero."""
+    larger = np.zeros(size, array.dtype)
     larger[: len(array)] = array
     return larger
 

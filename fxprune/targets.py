@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxprune.guards import Ids, distinct, numbered
-from fxprune.program import attribute, source_line
+from fxprune.program import source_line, tensors_of
 from fxprune.rules.site import Coupling, TensorGuard
 
 # the roles that operators give their axes, the most telling first, and the kind each makes
@@ -122,6 +122,7 @@ class Discovery:
     def __init__(self, module: fx.GraphModule, coupling: Coupling) -> None:
         self.module = module
         self.coupling = coupling
+        self._tensors = tensors_of(module)
         self.parameters = dict(self._parameters())
 
     def _parameters(self) -> Iterator[tuple[str, tuple[ParameterAxis, ...]]]:
@@ -129,7 +130,7 @@ class Discovery:
         for node in self.module.graph.nodes:
             if node.op != "get_attr":
                 continue
-            tensor, value = attribute(self.module, str(node.target)), self.coupling.values[node]
+            tensor, value = self._tensors.get(str(node.target)), self.coupling.values[node]
             known = id(tensor) in seen
             if known or not isinstance(tensor, torch.nn.Parameter):
                 continue
@@ -223,12 +224,12 @@ class Discovery:
         """Return for each parameter the operators that read it, as which argument."""
         readers: dict[int, list[str]] = {}
         for node in self.module.graph.find_nodes(op="get_attr"):
-            listed = readers.setdefault(id(attribute(self.module, str(node.target))), [])
+            listed = readers.setdefault(id(self._tensors.get(str(node.target))), [])
             for user in node.users:
                 arguments = [*enumerate(user.args), *user.kwargs.items()]
                 places = [place for place, arg in arguments if arg is node] or ["listed"]
                 listed += [f"{user.target}({place})" for place in places]
-        return {n: readers[id(attribute(self.module, n))] for n in self.parameters}
+        return {n: readers[id(self._tensors[n])] for n in self.parameters}
 
     def _kinds(self) -> Ids:
         """Return for each variable the place in KINDS of its most telling role, or -1."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from fxprune.conjunctions import Ids, Mask, alike, expanded, grown, pack, true
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """Say why variables are pinned: the node of the graph, and the fact about it."""
 
     node: str
@@ -36,9 +35,9 @@ class Variables:
         self._pinned: Ids = np.zeros(1024, dtype=np.int64)
         self._pinned[0] = 1
         self._free: Mask = self._pinned > 0  # what a normal form holds: free roots, and *true*
-        self._defined: Ids = np.full(1024, -1, dtype=np.int64)
+        self._defined: Ids = np.zeros(1024, dtype=np.int64)  # the row of a definition, or 0
         self._definitions: Ids = np.zeros((256, 2), dtype=np.int64)
-        self._n_definitions = 0
+        self._n_definitions = 1
         self._changes = 0  # how often an equation changed anything
         # id -> the array, kept alive, its form, and the number of changes when that was true
         self._normals: dict[int, tuple[Ids, Ids, int]] = {}
@@ -49,10 +48,10 @@ class Variables:
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
             room = max(self.size, 4 * len(self._parent))
-            self._parent = grown(self._parent, room, 0)
-            self._pinned = grown(self._pinned, room, 0)
-            self._defined = grown(self._defined, room, -1)
-            self._free = grown(self._free, room, False)
+            self._parent = grown(self._parent, room)
+            self._pinned = grown(self._pinned, room)
+            self._defined = grown(self._defined, room)
+            self._free = grown(self._free, room)
         ids = np.arange(start, self.size, dtype=np.int64)
         self._parent[start : self.size], self._free[start : self.size] = ids, True
         g = ids[:, None]
@@ -75,8 +74,8 @@ class Variables:
         if not g.shape[1]:
             return []
         g = self.find(g[:, 0])
-        while ((rows := self._defined[g]) >= 0).any():
-            g = self.find(np.where(rows >= 0, self._definitions[rows, 0], g))
+        while (rows := self._defined[g]).any():
+            g = self.find(np.where(rows > 0, self._definitions[rows, 0], g))
         return [self.reasons[code] for code in self._pinned[g].tolist() if code]
 
     def blame(self, g: Ids) -> list[tuple[Reason, int, bool]]:
@@ -99,7 +98,7 @@ class Variables:
         if not g.shape[1]:
             return []
         g = self.find(g)
-        while ((rows := self._defined[g]) >= 0).any():
+        while (rows := self._defined[g]).any():
             g = self.find(expanded(g, rows, self._definitions))
         pinned = (self._pinned[g] > 0) & (g > 0)
         whole = np.asarray((pinned | (g == 0)).all(axis=1))
@@ -140,6 +139,6 @@ class Variables:
             if not g.any():
                 return true(len(g))
             rows = self._defined[g]
-            if not (rows >= 0).any():
+            if not rows.any():
                 return pack(g)
             g = expanded(g, rows, self._definitions)

@@ -112,7 +112,7 @@ def parts(
 
 def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return a tensor in pieces along its first axis, each small enough for a cache."""
-    if not tensor.ndim or tensor.device.type != "cpu":
+    if tensor.numel() <= PIECE or tensor.device.type != "cpu":
         return [tensor]
     pieces: Sequence[torch.Tensor] = tensor.split(max(1, PIECE * len(tensor) // tensor.numel()))
     return pieces
@@ -120,6 +120,8 @@ def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
 
 def _whole(rows: list[torch.Tensor], dim: int, within: str) -> Scores:
     """Put together what pieces of a tensor gave: along its first axis they follow each other."""
+    if len(rows) == 1:
+        return rows[0].double().cpu().numpy()
     if dim:
         rows = [pooled(torch.stack(rows).double(), [0], within)]
     whole: Scores = torch.cat(rows).double().cpu().numpy()
@@ -131,6 +133,8 @@ def _rows(entries: torch.Tensor, dim: int, within: str) -> torch.Tensor:
 
     Reducing over a few entries that lie side by side, as of a kernel, would be slow.
     """
+    if entries.ndim == 1:
+        return entries
     size, before = entries.shape[dim], prod(entries.shape[:dim])
     if before > 1:
         entries = pooled(entries.reshape(before, -1), [0], within)
