@@ -129,9 +129,9 @@ class Budget:
         if kind == "largest share":
             pairs = zip(self.sizes, self.targets, strict=True)
             lost = [(size - len(target)) / size for size, target in pairs]
-            reached = np.maximum.accumulate([max(lost, default=0.0), *shares])
+            reached = np.maximum.accumulate(np.concatenate([[max(lost, default=0.0)], shares]))
         else:
-            reached = (self._lost + np.cumsum([0, *units])) / self._all
+            reached = (self._lost + np.cumsum(np.concatenate([[0], units]))) / self._all
         return np.asarray(reached, dtype=np.float64)
 
     @cached_property

@@ -184,10 +184,25 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
     """Return a module with a copy of the graph and none of the tensors, yet to be recompiled."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(module.graph, values)
-    graph.output(output)
+    for node in module.graph.nodes:
+        values[node] = twin_of(node, graph, values.__getitem__)
+        values[node].meta = dict(node.meta)
     graph._codegen = module.graph._codegen
     return vacant(graph)
+
+
+def twin_of(node: fx.Node, graph: fx.Graph, twin: Callable[[fx.Node], Any]) -> fx.Node:
+    """Return a copy of a node at the end of another graph, without its metadata.
+
+    `twin` may make the copies of what it reads. The arguments are put in afterwards: a node is not
+    made with them before torch has looked through them all.
+    """
+    args, kwargs = fx.map_arg(node.args, twin), fx.map_arg(node.kwargs, twin)
+    new = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+    new.args = args
+    if kwargs:
+        new.kwargs = kwargs
+    return new
 
 
 def vacant(graph: fx.Graph) -> fx.GraphModule:

@@ -17,6 +17,7 @@ from fxprune.calls import arguments
 from fxprune.claims import MARKER, Claim, State, census, claim_of, module_of
 from fxprune.leaves import Leaf, full_name
 from fxprune.planting import planted
+from fxprune.program import twin_of
 from fxprune.slim import KEPT_META, Mode, SlimModule
 
 aten = torch.ops.aten
@@ -232,7 +233,7 @@ def _meta(node: fx.Node) -> dict[str, Any]:
 
 
 def _copied(graph: fx.Graph, old: fx.Node, twin: Callable[[fx.Node], Any]) -> fx.Node:
-    new = graph.node_copy(old, twin)
+    new = twin_of(old, graph, twin)
     new.meta = _meta(old)
     return new
 

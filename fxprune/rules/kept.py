@@ -29,7 +29,7 @@ class Kept:
 
     def indices(self, g: Ids) -> torch.Tensor:
         """Return the kept indices of a guard array as they count, int64, ascending."""
-        mask, key = self.mask(g), id(self._guards.normal(g))
+        key = id(self._guards.normal(g))
         if key not in self._indices:
-            self._indices[key] = torch.from_numpy(np.flatnonzero(mask))
+            self._indices[key] = torch.from_numpy(np.flatnonzero(self.mask(g)))
         return self._indices[key]
