@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocators import Bounds, Choice, Key, Move, Progress, moves_of
-from fxprune.allocators.registry import MANY, NOWHERE
+from fxprune.allocators import Bounds, Choice, Key, Moves, Progress, moves_of
+from fxprune.allocators.registry import MANY, NOWHERE, Values
 from fxprune.cost import Cost
 from fxprune.emptiness import ranks, risky
 from fxprune.errors import ObjectiveError, SpecError
-from fxprune.guards import Ids, Mask
+from fxprune.guards import Ids, Mask, distinct
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
 from fxprune.search import TOLERANCE, Search
@@ -48,7 +48,7 @@ class Budget:
         auto = any(bound.round_to == "auto" for bound in self.bounds)
         return self.objective.roundings if auto and self.name != "ratio" else (1,)
 
-    def moves(self, step: int) -> list[list[Move]]:
+    def moves(self, step: int) -> list[Moves]:
         """Return the moves of each target in their order, at a rounding."""
         if step not in self._moves:
             sizes, bounds = self.sizes, self.bounds
@@ -56,7 +56,7 @@ class Budget:
         return self._moves[step]
 
     @cached_property
-    def _moves(self) -> dict[int, list[list[Move]]]:
+    def _moves(self) -> dict[int, list[Moves]]:
         return {}
 
     def meet(self, key: Key, progress: Progress = "units") -> Choice:
@@ -81,14 +81,15 @@ class Budget:
         while True:
             search = Search(self, moves, key)
             choice = search.ratio(progress) if self.name == "ratio" else search.meet()
-            ends = [np.cumsum([len(move.units) for move in listed]) for listed in moves]
-            cuts = {k: cut for k, e in enumerate(ends) if len(cut := around(e, choice.counts[k]))}
+            cuts = {
+                m.target: cut for m in moves if len(cut := around(m.ends, choice.counts[m.target]))
+            }
             if not cuts:
                 return choice
             finer |= {k: np.union1d(finer.get(k, cut), cut) for k, cut in cuts.items()}
             bounds, sizes = self.bounds, self.sizes
             before = sum(map(len, moves))
-            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer)
+            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer, moves)
             if sum(map(len, moves)) == before:
                 return choice
 
@@ -97,35 +98,46 @@ class Budget:
         goal = 1.0 - self.objective.sparsity
         return abs(choice.achieved - goal) <= TOLERANCE * goal
 
-    def choice(self, moves: Sequence[Move]) -> Choice:
+    def choice(self, moves: Sequence[Moves]) -> Choice:
         """Return what some moves amount to; where an axis would be empty, its best stays."""
         alive = self.cost.whole()
         if moves:
-            alive[np.concatenate([move.units for move in moves])] = False
+            alive[np.concatenate([one.gone for one in moves])] = False
         for g in self._risky:
             if not alive[g].all(axis=1).any():
                 alive[g[int(np.argmax(self._rank[g].min(axis=1)))]] = True
         counts = [0] * len(self.targets)
-        for move in moves:
-            counts[move.target] += 1
+        for one in moves:
+            counts[one.target] = len(one)
         return Choice(alive, self._share(alive, moves), tuple(counts))
 
-    def _share(self, alive: Mask, moves: Sequence[Move]) -> float:
+    def _share(self, alive: Mask, moves: Sequence[Moves]) -> float:
         if self.name == "ratio":
-            return 1.0 - self.progress(moves, "units")[-1]
+            return 1.0 - (self._lost + sum(len(one.gone) for one in moves)) / self._all
         return self.objective.count(self.cost, alive) / self.whole
 
-    def progress(self, moves: Sequence[Move], kind: Progress) -> list[float]:
-        """Return the sparsity ratio before any of the moves, and after each.
+    def progress(self, units: Ids, shares: Values, kind: Progress) -> Values:
+        """Return the sparsity ratio before any move, and after each, given what each removes.
 
-        What the targets lost in earlier steps counts.
+        `units` are how many, and `shares` the share of the target that is gone then. What the
+        targets lost in earlier steps counts.
         """
-        before = [size - len(t) for size, t in zip(self.sizes, self.targets, strict=True)]
         if kind == "largest share":
-            shares = [lost / size for lost, size in zip(before, self.sizes, strict=True)]
-            return [*accumulate((m.share for m in moves), max, initial=max(shares, default=0.0))]
-        lost, whole = self.gone + sum(before), max(1, self.gone + sum(self.sizes))
-        return [n / whole for n in accumulate((len(m.units) for m in moves), initial=lost)]
+            pairs = zip(self.sizes, self.targets, strict=True)
+            lost = [(size - len(target)) / size for size, target in pairs]
+            reached = np.maximum.accumulate(np.concatenate([[max(lost, default=0.0)], shares]))
+        else:
+            reached = (self._lost + np.cumsum(np.concatenate([[0], units]))) / self._all
+        return np.asarray(reached, dtype=np.float64)
+
+    @cached_property
+    def _lost(self) -> int:
+        """Return how many units are gone already."""
+        return self.gone + sum(self.sizes) - sum(map(len, self.targets))
+
+    @cached_property
+    def _all(self) -> int:
+        return max(1, self.gone + sum(self.sizes))
 
     def evaluate(self, choice: Choice) -> float:
         """Return what the user's evaluator says of a choice."""
@@ -155,4 +167,6 @@ def around(ends: Ids, made: int) -> Ids:
     for low, high in pairwise(stops[max(0, made - 1) : made + 2].tolist()):
         if high - low > 1:
             found.append(np.linspace(low, high, 66).astype(np.int64)[1:-1])
-    return np.setdiff1d(np.concatenate(found), stops)
+    cuts = distinct(np.concatenate(found))
+    fresh: Ids = cuts[stops[np.searchsorted(stops, cuts)] != cuts]
+    return fresh

@@ -20,9 +20,19 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import CaptureError, InputError, first_line
 from fxprune.garbage import uncollected
 from fxprune.program import Program, Signature
-from fxprune.recording import record
+from fxprune.standing import Refused
 from fxprune.training_only import attach, watched
 from fxprune.unlifting import effect, unlifted
+
+try:
+    from fxprune.recording import record
+except (AttributeError, ImportError) as missing:
+    LACKING = first_line(missing)
+
+    def record(model: torch.nn.Module, signature: Signature) -> fx.GraphModule:
+        """Refuse every model: recording is made of private parts of torch."""
+        raise Refused(f"this torch lacks what recording is made of: {LACKING}")
+
 
 ALONE = threading.RLock()  # while a model is captured, the class of all modules is watched
 

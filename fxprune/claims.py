@@ -6,13 +6,14 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.bare_leaves import BARE
+from fxprune.calls import arguments
 from fxprune.leaves import TENSORS, WEIGHTED, Call, Leaf, full_name, recurrent_names
 from fxprune.program import tensors_of
 
@@ -77,6 +78,8 @@ class _Shapes(fx.Interpreter):
         self.found: dict[fx.Node, Shape] = {}
         places = [node for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
         try:
+            from torch._subclasses.fake_tensor import FakeTensorMode  # private: may be missing
+
             with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
                 examples = [_example(node.meta.get("val")) for node in places]
                 self.run(*examples, enable_io_processing=False)
@@ -119,12 +122,12 @@ class Claim:
     own: str
     kind: str
 
-    @property
+    @cached_property
     def fed(self) -> tuple[str, ...]:
         """Return the names of the arguments that the module is called with."""
         return self.row.inputs or (next(iter(self.args)),)
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """Return what all calls of one module have in common."""
         literal = (k for k in self.args if k not in (*self.fed, *TENSORS, "params"))
@@ -144,16 +147,6 @@ def module_of(node: fx.Node) -> tuple[str, str]:
         return "", ""
     path, kind = stack[-1]
     return str(path), kind if isinstance(kind, str) else full_name(kind)
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of an ATen call by name, defaults included."""
-    said: dict[str, Any] = {}
-    for k, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        default = argument.default_value if argument.has_default_value() else None
-        here = node.args[k] if k < len(node.args) else node.kwargs.get(argument.name, default)
-        said[argument.name] = here
-    return said
 
 
 def claim_of(node: fx.Node, state: State, row: Leaf | None = None) -> Claim | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,8 +29,12 @@ def outer(parts: Sequence[Ids]) -> Ids:
     >>> outer([np.array([[1], [2]]), np.array([[3], [4], [5]])]).tolist()
     [[1, 3], [1, 4], [1, 5], [2, 3], [2, 4], [2, 5]]
     """
+    if len(parts) > 1:
+        parts = [part for part in parts if len(part) != 1 or part.shape[1]] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
     sizes = [len(part) for part in parts]
-    total = int(np.prod(sizes, dtype=np.int64))
+    total = prod(sizes)
     columns: list[Ids] = []
     inner = total
     for part, size in zip(parts, sizes, strict=True):
@@ -41,15 +46,35 @@ def outer(parts: Sequence[Ids]) -> Ids:
 
 
 def distinct(ids: Ids) -> Ids:
-    """Return the distinct values in order: `np.unique` hashes, which is slower for so few.
+    """Return the distinct values in order.
+
+    Ids come in runs, which a stable sort is quick to merge; `np.unique` hashes or sorts anew.
 
     >>> distinct(np.array([[3, 1], [1, 2]])).tolist()
     [1, 2, 3]
     """
-    ids = np.sort(ids, axis=None)
+    ids = np.sort(ids, axis=None, kind="stable")
+    return ids[_firsts(ids)]
+
+
+def numbered(ids: Ids) -> tuple[Ids, Ids]:
+    """Return the distinct values in order, and of each of `ids`, `[n]`, its place among them.
+
+    >>> [one.tolist() for one in numbered(np.array([7, 3, 7]))]
+    [[3, 7], [1, 0, 1]]
+    """
+    order = np.argsort(ids, kind="stable")
+    first = _firsts(ids[order])
+    place = np.empty(len(ids), dtype=np.int64)
+    place[order] = np.cumsum(first) - 1
+    return ids[order[first]], place
+
+
+def _firsts(ids: Ids) -> Mask:
+    """Return which of some sorted values differ from the one before."""
     first = np.ones(len(ids), dtype=bool)
     np.not_equal(ids[1:], ids[:-1], out=first[1:])
-    return ids[first]
+    return first
 
 
 def concat(parts: Sequence[Ids]) -> Ids:
@@ -73,20 +98,20 @@ def pack(g: Ids) -> Ids:
 
 
 def expanded(g: Ids, rows: Ids, definitions: Ids) -> Ids:
-    """Return `g` with its variables replaced by their definitions, `rows` of those, or -1."""
+    """Return `g` with its variables replaced by their definitions, `rows` of those, or 0."""
     columns: list[Ids] = []
     for column, row in zip(g.T, rows.T, strict=True):
         block = np.zeros((len(g), definitions.shape[1]), dtype=np.int64)
         block[:, 0] = column
-        has = row >= 0
+        has = row > 0
         block[has] = definitions[row[has]]
         columns.append(block[:, block.any(axis=0)])
     return np.hstack(columns)
 
 
-def grown(array: Any, size: int, value: Any) -> Any:
-    """Return an array with room for more, filled with a value."""
-    larger = np.full(size, value, dtype=array.dtype) if value else np.zeros(size, array.dtype)
+def grown(array: Any, size: int) -> Any:
+    """Return an array with room for more, zero."""
+    larger = np.zeros(size, array.dtype)
     larger[: len(array)] = array
     return larger
 
@@ -104,9 +129,14 @@ def joined(ids: Ids, x: Ids, y: Ids) -> Ids:
     return np.asarray(ids[first][label])
 
 
+def alike(a: Ids, b: Ids) -> bool:
+    """Tell whether two arrays of one shape are equal: comparing bytes is quick for so few."""
+    return a.tobytes() == b.tobytes()
+
+
 def cancel(a: Ids, b: Ids) -> tuple[Ids, Ids]:
     """Drop the rows that are equal as sets, and from the others the factors of both sides."""
-    if a.shape == b.shape and np.array_equal(a, b):
+    if a.shape == b.shape and alike(a, b):
         return a[:0], b[:0]
     if a.shape[1] == b.shape[1] == 1:
         unequal = a[:, 0] != b[:, 0]
@@ -151,7 +181,7 @@ def relate(labels_a: list[Ids], labels_b: list[Ids]) -> tuple[Mask, Mask]:
     for i, la in enumerate(labels_a):
         for j, lb in enumerate(labels_b):
             n_a, n_b = int(la.max()) + 1, int(lb.max()) + 1
-            pairs = len(np.unique(la * n_b + lb))
+            pairs = len(distinct(la * n_b + lb))
             finer_a[i, j], finer_b[i, j] = pairs == n_a, pairs == n_b
     return finer_a, finer_b
 
@@ -168,7 +198,7 @@ def pair_up(equal: Mask) -> list[tuple[int, int]]:
 
 def rank_within(fine: Ids, coarse: Ids) -> Ids:
     """Return for each row the rank of its fine class among those of its coarse class."""
-    key, inverse = np.unique(coarse * (int(fine.max()) + 1) + fine, return_inverse=True)
+    key, inverse = numbered(coarse * (int(fine.max()) + 1) + fine)
     owner = key // (int(fine.max()) + 1)
     start = np.searchsorted(owner, owner)
     return np.asarray(np.arange(len(key)) - start)[inverse]
@@ -176,7 +206,7 @@ def rank_within(fine: Ids, coarse: Ids) -> Ids:
 
 def same(x: Ids, y: Ids) -> bool:
     """Return whether two label arrays partition the rows alike."""
-    return len(np.unique(x)) == len(np.unique(y)) == len(np.unique(x * (int(y.max()) + 1) + y))
+    return len(distinct(x)) == len(distinct(y)) == len(distinct(x * (int(y.max()) + 1) + y))
 
 
 def crosswise(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling import alias_of, changed_later
+from fxprune.calls import alias_of
+from fxprune.coupling import changed_later
 from fxprune.known import (
     REFUSALS,
     Call,

@@ -12,12 +12,13 @@ import torch
 from torch import fx
 
 from fxprune.blocks import BlockTarget
+from fxprune.calls import arguments
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
 from fxprune.peak import Peak
 from fxprune.program import attribute, tensors_of, used
 from fxprune.rules.registry import Macs
-from fxprune.rules.site import Coupling, TensorGuard, arguments
+from fxprune.rules.site import Coupling, TensorGuard, hint, tensor_meta
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Cost:
     def __init__(self, module: fx.GraphModule, coupling: Coupling, batch: int | None) -> None:
         self._coupling = coupling
         self._module = module
-        self._batch = batch or 1
+        self._batch = batch or examples(module)
         self.blocks: tuple[BlockTarget, ...] = ()  # of which some may be masked
         self._index: dict[int, int] = {}
         self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
@@ -61,10 +62,11 @@ class Cost:
         self._unread(module)
 
     def _axis(self, g: Ids) -> int:
-        key = id(g)
+        normal = self._coupling.guards.normal(g)
+        key = id(normal)
         if key not in self._index:
-            self._hold.append(g)
-            self._index[key] = self.place(self._coupling.guards.normal(g))
+            self._hold.append(normal)
+            self._index[key] = self.place(normal)
         return self._index[key]
 
     def place(self, normal: Ids) -> int:
@@ -196,14 +198,32 @@ class Cost:
     def every_axis(self) -> list[Ids]:
         """Return the normalised guards of every axis of every tensor in the graph, each once."""
         if not hasattr(self, "_every"):
+            guards, values = self._coupling.guards, self._coupling.values.values()
+            forms = {
+                id(n): n for value in values for g in _dims(value) if (n := guards.normal(g)).size
+            }
             found: dict[bytes, Ids] = {}
-            for value in self._coupling.values.values():
-                for g in _dims(value):
-                    normal = self._coupling.guards.normal(g)
-                    if normal.shape[1]:
-                        found.setdefault(normal.tobytes(), normal)
+            for normal in forms.values():
+                found.setdefault(normal.tobytes(), normal)
             self._every = list(found.values())
         return self._every
+
+
+def examples(module: fx.GraphModule) -> int:
+    """Return the batch that a graph of fixed sizes was captured with.
+
+    It is the size that leads every input and every result; where they differ, there is no batch
+    that all of the graph shares, and what it computes is taken for one example.
+    """
+    ends = [node for node in module.graph.nodes if node.op in ("placeholder", "output")]
+    tensors = [
+        value
+        for end in ends
+        for node in (end.all_input_nodes if end.op == "output" else [end])
+        if (value := tensor_meta(node)) is not None
+    ]
+    sizes = {hint(value.shape[0]) if value.ndim else 0 for value in tensors}
+    return max(1, sizes.pop()) if len(sizes) == 1 else 1
 
 
 def _dims(value: Any) -> list[Ids]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.calls import alias_of
 from fxprune.guards import Reason, true
 from fxprune.program import attribute
 from fxprune.rules import RULES
@@ -125,15 +126,3 @@ def changed_later(graph: fx.Graph) -> frozenset[fx.Node]:
             )
         families.setdefault(root[node], []).append(node)
     return frozenset(changed)
-
-
-def alias_of(node: fx.Node) -> tuple[fx.Node | None, bool]:
-    """Return the operand whose storage the result shares, and whether the call writes to it."""
-    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-        return node.args[0], False
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return None, False
-    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
-        if argument.alias_info is not None and isinstance(value, fx.Node):
-            return value, argument.alias_info.is_write
-    return None, False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.guards import Ids
+from fxprune.guards import Ids, distinct
 from fxprune.metrics.registry import Scores
 from fxprune.targets import Target
 
@@ -38,8 +38,8 @@ def _safe(g: Ids, owners: Ids, widths: Ids) -> bool:
     for column, owner in zip(g.T, owners.T, strict=True):
         if (owner != owner[0]).any() or owner[0] < 0:
             return False
-        distinct = len(np.unique(column))
-        if distinct != widths[owner[0]]:
+        number = len(distinct(column))
+        if number != widths[owner[0]]:
             return False
-        rows *= distinct
+        rows *= number
     return rows == len(g)

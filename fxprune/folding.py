@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.calls import arguments
 from fxprune.constants import MOVES
 from fxprune.coupling import changed_later
 from fxprune.program import attribute, emptied, set_tensor, tensors_of, used
 from fxprune.rules.pointwise import name_of
-from fxprune.rules.site import arguments
 
 aten = torch.ops.aten
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.calls import arguments
 from fxprune.rules.pointwise import at_zero, name_of
-from fxprune.rules.site import arguments, hint, shape_of
+from fxprune.rules.site import hint, shape_of
 
 Facts = Mapping[fx.Node, Any]  # what is known of every node's result
 REFUSALS = (RuntimeError, ValueError, NotImplementedError, IndexError)

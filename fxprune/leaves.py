@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,13 +62,33 @@ def plain(value: Any) -> Any:
     return value
 
 
+def made(kind: Any, *args: Any, **options: Any) -> nn.Module:
+    """Return a new module on the meta device: a copy, where one was made alike before.
+
+    To initialise a module takes much longer than to copy it, and its tensors are put in later.
+    """
+    first = _first(kind, args, tuple(options.items()))
+    leaf: nn.Module = kind.__new__(kind)
+    vars(leaf).update(
+        (k, v.copy() if isinstance(v, (dict, list, set)) else v) for k, v in vars(first).items()
+    )
+    return leaf
+
+
+@lru_cache(maxsize=256)
+def _first(kind: Any, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> nn.Module:
+    leaf: nn.Module = kind(*args, **dict(options), device=META)
+    return leaf
+
+
 # ---- with weights: any call that reads them by their standard names ------------------------------
 
 
 def _conv(kind: Any) -> Build:
     def build(call: Call) -> nn.Module:
         a, (out, grouped, *kernel) = call.args, call.args["weight"].shape
-        return kind(  # type: ignore[no-any-return]
+        return made(
+            kind,
             grouped * a["groups"],
             out,
             tuple(kernel),
@@ -75,8 +96,7 @@ def _conv(kind: Any) -> Build:
             plain(a["padding"]),
             plain(a["dilation"]),
             a["groups"],
-            bias=a["bias"] is not None,
-            device=META,
+            a["bias"] is not None,
         )
 
     return build
@@ -105,7 +125,7 @@ def _linear(call: Call) -> nn.Module | None:
     weight = call.args["weight"]
     if weight.ndim != 2:
         return None
-    return nn.Linear(weight.shape[1], weight.shape[0], call.args["bias"] is not None, device=META)
+    return made(nn.Linear, weight.shape[1], weight.shape[0], call.args["bias"] is not None)
 
 
 def _bilinear(call: Call) -> nn.Module:
@@ -155,8 +175,7 @@ def _batch_norm(call: Call) -> nn.Module | None:
     # Evaluation passes 0.0 for momentum=None, the cumulative average.
     momentum = a["momentum"] or None if tracked else 0.1
     affine = a["weight"] is not None or a["bias"] is not None
-    bias = a["bias"] is not None
-    return kind(channels, a["eps"], momentum, affine, tracked, bias=bias, device=META)  # type: ignore[no-any-return]
+    return made(kind, channels, a["eps"], momentum, affine, tracked, bias=a["bias"] is not None)
 
 
 def frozen(args: Mapping[str, Any]) -> bool:
@@ -182,8 +201,8 @@ def _layer_norm(call: Call) -> nn.Module | None:
     a = call.args
     if a["weight"] is None and a["bias"] is not None:
         return None
-    shape, affine = list(a["normalized_shape"]), a["weight"] is not None
-    return nn.LayerNorm(shape, a["eps"], affine, a["bias"] is not None, device=META)
+    shape, affine = tuple(a["normalized_shape"]), a["weight"] is not None
+    return made(nn.LayerNorm, shape, a["eps"], affine, a["bias"] is not None)
 
 
 def _rms_norm(call: Call) -> nn.Module:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 SUFFIX = "_mask"
@@ -108,6 +107,8 @@ def _masking(held: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]
 
 def _traced() -> bool:
     """Tell whether the forward is only followed, not run: then values are not to be changed."""
+    from torch.utils._python_dispatch import _get_current_dispatch_mode  # private: may be missing
+
     return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.calls import alias_of
 from fxprune.guards import Ids, Mask
 from fxprune.rules.site import Coupling, TensorGuard, shape_of
 
@@ -34,9 +33,16 @@ class Peak:
         self._batch = batch or 1
         self._coupling = coupling
         self._alike: dict[tuple[tuple[int, ...], bytes], int] = {}
-        self._places: dict[int, int] = {}
+        self._place: dict[int, int] = {}
         self._axes: list[Ids] = []
-        self._values = self._followed(module)
+        values = self._followed(module)
+        self._born = np.array([value.born for value in values], dtype=np.int64)
+        self._dead = np.array([value.dead for value in values], dtype=np.int64)
+        self._sizes = np.array([value.size for value in values], dtype=np.int64)
+        rank = max((len(value.axes) for value in values), default=0)
+        none = len(self._axes)  # the place of an axis of one index, where there are fewer
+        padded = [[*value.axes, *[none] * (rank - len(value.axes))] for value in values]
+        self._places = np.array(padded, dtype=np.int64).reshape(len(values), rank)
 
     def _followed(self, module: fx.GraphModule) -> list[Value]:
         nodes = list(module.graph.nodes)
@@ -44,7 +50,7 @@ class Peak:
         root: dict[fx.Node, fx.Node] = {}
         last: dict[fx.Node, int] = {}
         for node in nodes:
-            root[node] = root.get(source, source) if (source := viewed(node)) else node
+            root[node] = root.get(source, source) if (source := alias_of(node)[0]) else node
             ends = [place[user] for user in node.users] or [place[node]]
             last[root[node]] = max(last.get(root[node], 0), *ends)
         found: list[Value] = []
@@ -52,29 +58,28 @@ class Peak:
             if node.op not in ("call_function", "placeholder") or root[node] is not node:
                 continue
             for value, made in _pairs(self._coupling.values.get(node), node.meta.get("val")):
-                axes = tuple(map(self._place, value.dims))
+                axes = tuple(map(self._axis, value.dims))
                 found.append(Value(made.element_size(), axes, place[node], last[node]))
         return found
 
-    def _place(self, g: Ids) -> int:
-        if id(g) not in self._places:
-            normal = self._coupling.guards.normal(g)
+    def _axis(self, g: Ids) -> int:
+        normal = self._coupling.guards.normal(g)
+        if id(normal) not in self._place:  # the guards keep it alive
             key = (normal.shape, normal.tobytes())
-            self._places[id(g)] = self._alike.setdefault(key, len(self._axes))
-            if self._places[id(g)] == len(self._axes):
+            self._place[id(normal)] = self._alike.setdefault(key, len(self._axes))
+            if self._place[id(normal)] == len(self._axes):
                 self._axes.append(normal)
-        return self._places[id(g)]
+        return self._place[id(normal)]
 
     def bytes(self, alive: Mask) -> int:
         """Return the peak for one example of the batch."""
-        if not self._values:
+        if not len(self._born):
             return 0
-        sizes = np.array([int(alive[g].all(axis=1).sum()) for g in self._axes], dtype=np.int64)
-        change: NDArray[np.int64] = np.zeros(max(v.dead for v in self._values) + 2, dtype=np.int64)
-        for value in self._values:
-            size = int(np.prod(sizes[list(value.axes)], dtype=np.int64)) * value.size
-            change[value.born] += size
-            change[value.dead + 1] -= size
+        counts = [*(int(alive[g].all(axis=1).sum()) for g in self._axes), 1]
+        sizes = np.array(counts, dtype=np.int64)[self._places].prod(axis=1) * self._sizes
+        change = np.zeros(int(self._dead.max()) + 2, dtype=np.int64)
+        np.add.at(change, self._born, sizes)
+        np.subtract.at(change, self._dead + 1, sizes)
         return int(np.cumsum(change).max()) // self._batch
 
 
@@ -84,15 +89,3 @@ def _pairs(value: object, made: object) -> list[tuple[TensorGuard, torch.Tensor]
     if isinstance(value, tuple) and isinstance(made, (tuple, list)):
         return [pair for one, of in zip(value, made, strict=False) for pair in _pairs(one, of)]
     return []
-
-
-def viewed(node: fx.Node) -> fx.Node | None:
-    """Return the node whose storage a node's result shares, if any."""
-    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-        return node.args[0]
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
-        if argument.alias_info is not None and isinstance(value, fx.Node):
-            return value
-    return None

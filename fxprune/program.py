@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 from torch.export import Dim
-from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
+
+try:
+    from torch.fx._lazy_graph_module import _LazyGraphModule as Deferred
+except ImportError:  # private: without it code is generated at once
+    Deferred = fx.GraphModule  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from fxprune.calibration import Calibration
@@ -113,24 +117,44 @@ class Program:
 def attribute(module: torch.nn.Module, path: str) -> Any:
     """Return the attribute at a dotted path, or None where there is none."""
     found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found
+    *owners, leaf = path.split(".")
+    for part in owners:  # a module's own look-up of its children is slow
+        inside = getattr(found, "_modules", {})
+        found = inside[part] if part in inside else getattr(found, part, None)
+    return getattr(found, leaf, None)
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return every parameter and buffer by name, a shared one under each of its names."""
-    named = dict(module.named_parameters(remove_duplicate=False))
-    return named | dict(module.named_buffers(remove_duplicate=False))
+    parameters: dict[str, torch.Tensor] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    _collect(module, "", parameters, buffers)
+    return parameters | buffers
+
+
+def _collect(
+    module: torch.nn.Module,
+    prefix: str,
+    parameters: dict[str, torch.Tensor],
+    buffers: dict[str, torch.Tensor],
+) -> None:
+    """Name what a module holds; torch's own walk keeps account of duplicates, which takes long."""
+    parameters.update((prefix + n, p) for n, p in module._parameters.items() if p is not None)
+    buffers.update((prefix + n, b) for n, b in module._buffers.items() if b is not None)
+    for name, child in module._modules.items():
+        if child is not None:
+            _collect(child, f"{prefix}{name}.", parameters, buffers)
 
 
 def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
     """Return the tensors that the graph reads, and the buffers that stand beside them."""
     owners = {name.rpartition(".")[0] for name in read}
-    named = dict(module.named_parameters(remove_duplicate=False))
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    beside = {n: b for n, b in buffers.items() if n in read or n.rpartition(".")[0] in owners}
-    return {n: p for n, p in named.items() if n in read} | beside
+    return {
+        name: tensor
+        for name, tensor in tensors_of(module).items()
+        if name in read
+        or (not isinstance(tensor, torch.nn.Parameter) and name.rpartition(".")[0] in owners)
+    }
 
 
 def source_line(node: fx.Node) -> str:
@@ -148,7 +172,7 @@ def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = 
     for part in owners:
         if part not in at._modules:
             at.add_module(part, torch.nn.Module())
-        at = at.get_submodule(part)
+        at = at._modules[part]  # type: ignore[assignment]
     if isinstance(value, torch.nn.Parameter):
         at.register_parameter(leaf, value)
     elif isinstance(value, torch.Tensor):
@@ -161,16 +185,29 @@ def emptied(module: fx.GraphModule) -> fx.GraphModule:
     """Return a module with a copy of the graph and none of the tensors, yet to be recompiled."""
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(module.graph, values)
-    graph.output(output)
-    for old, new in values.items():
-        new.meta = dict(old.meta)
+    for node in module.graph.nodes:
+        values[node] = twin_of(node, graph, values.__getitem__)
+        values[node].meta = dict(node.meta)
     graph._codegen = module.graph._codegen
     return vacant(graph)
 
 
+def twin_of(node: fx.Node, graph: fx.Graph, twin: Callable[[fx.Node], Any]) -> fx.Node:
+    """Return a copy of a node at the end of another graph, without its metadata.
+
+    `twin` may make the copies of what it reads. The arguments are put in afterwards: a node is not
+    made with them before torch has looked through them all.
+    """
+    args, kwargs = fx.map_arg(node.args, twin), fx.map_arg(node.kwargs, twin)
+    new = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
+    new.args = args
+    if kwargs:
+        new.kwargs = kwargs
+    return new
+
+
 def vacant(graph: fx.Graph) -> fx.GraphModule:
     """Return a module of a graph and none of its tensors: code is generated when it first runs."""
-    bare = _LazyGraphModule(torch.nn.Module(), fx.Graph(), class_name="Graph")
+    bare = Deferred(torch.nn.Module(), fx.Graph(), class_name="Graph")
     bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
     return bare

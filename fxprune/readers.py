@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from fxprune.calls import arguments
 from fxprune.constants import MOVES
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids, Mask
@@ -16,11 +17,10 @@ from fxprune.known import Facts, Known, called
 from fxprune.known_products import PRODUCTS, computed, factors
 from fxprune.rules.pointwise import is_pointwise, name_of
 from fxprune.rules.reduction import NEUTRAL_ZERO
-from fxprune.rules.site import Coupling, TensorGuard, Value, arguments
+from fxprune.rules.site import Coupling, TensorGuard, Value
 from fxprune.weighted import Need, survives, weighted
 
 NOWHERE = "the operator has nothing to which their constant could be added"
-
 # operators that treat each index of an axis that they hand on alone, unless they are marked there
 ALONE = frozenset(
     [

@@ -13,9 +13,11 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from fxprune.bare_leaves import FUNCTIONAL
-from fxprune.claims import MARKER, Claim, State, arguments, census, claim_of, module_of
+from fxprune.calls import arguments
+from fxprune.claims import MARKER, Claim, State, census, claim_of, module_of
 from fxprune.leaves import Leaf, full_name
 from fxprune.planting import planted
+from fxprune.program import twin_of
 from fxprune.slim import KEPT_META, Mode, SlimModule
 
 aten = torch.ops.aten
@@ -177,12 +179,20 @@ def rewritten(
     module: fx.GraphModule, placed: Mapping[fx.Node, Placed], modes: Mapping[fx.Node, str]
 ) -> fx.Graph:
     """Return the graph with modules called in place of their operators."""
-    graph, twins = fx.Graph(), dict[fx.Node, fx.Node]()
-    graph.output(graph.graph_copy(module.graph, twins))
-    for old, new in twins.items():
-        new.meta = _meta(old)
-    for old, one in placed.items():
-        _replace(graph, twins[old], one)
+    graph, twins = fx.Graph(), dict[fx.Node, Any]()
+
+    def twin(old: fx.Node) -> Any:
+        if old not in twins:  # a tensor that is read
+            twins[old] = _copied(graph, old, twin)
+        return twins[old]
+
+    for old in module.graph.nodes:
+        if old in placed:
+            _call(graph, old, placed[old], twins, twin)
+        elif old.op == "output":
+            graph.output(fx.map_arg(old.args[0], twin))
+        elif old.op != "get_attr" and old not in twins:
+            twins[old] = _copied(graph, old, twin)
     _flag(graph, {twins[old]: path for old, path in modes.items()})
     for node in reversed(graph.nodes):
         if not node.users and (node.op == "get_attr" or node.target in MADE_FOR_STATE):
@@ -222,30 +232,35 @@ def _meta(node: fx.Node) -> dict[str, Any]:
     return meta
 
 
-def _replace(graph: fx.Graph, node: fx.Node, one: Placed) -> None:
-    """Call the module where `node` is, and read its result as the operator's was read."""
-    args = arguments(node)
+def _copied(graph: fx.Graph, old: fx.Node, twin: Callable[[fx.Node], Any]) -> fx.Node:
+    new = twin_of(old, graph, twin)
+    new.meta = _meta(old)
+    return new
+
+
+def _call(
+    graph: fx.Graph,
+    old: fx.Node,
+    one: Placed,
+    twins: dict[fx.Node, Any],
+    twin: Callable[[fx.Node], Any],
+) -> None:
+    """Call a module in place of an operator, and read its result as the operator's was read."""
+    args = arguments(old)
     inputs = [tuple(v) if isinstance(v := args[name], list) else v for name in one.claim.fed]
     if "hx" in one.claim.fed and full_name(type(one.leaf)) == one.claim.kind and _zero(args["hx"]):
         inputs.pop()  # the module makes its own zeros
     if one.leaf is None:
-        node.replace_all_uses_with(args["x"])
-        graph.erase_node(node)
+        twins[old] = fx.map_arg(args["x"], twin)
         return
-    with graph.inserting_before(node):
-        call = graph.call_module(one.path, tuple(inputs))
-    call.meta = dict(node.meta)
-    if not one.claim.row.unpack:
-        node.replace_all_uses_with(call)
-    for user in list(node.users):
+    call = twins[old] = graph.call_module(one.path, fx.map_arg(tuple(inputs), twin))
+    call.meta = _meta(old)
+    for user in old.users if one.claim.row.unpack else ():
         value = call
-        with graph.inserting_before(user):
-            for index in one.claim.row.unpack[int(str(user.args[1]))]:
-                value = graph.call_function(operator.getitem, (value, index))
-                value.meta = dict(user.meta)
-        user.replace_all_uses_with(value)
-        graph.erase_node(user)
-    graph.erase_node(node)
+        for index in one.claim.row.unpack[int(str(user.args[1]))]:
+            value = graph.call_function(operator.getitem, (value, index))
+            value.meta = _meta(user)
+        twins[user] = value
 
 
 def _zero(states: Any) -> bool:

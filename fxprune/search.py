@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice, product
+from functools import cached_property
+from itertools import islice, product
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
-from fxprune.allocators import Choice, Key, Move, Progress
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.allocators import Choice, Key, Moves, Progress
+from fxprune.allocators.registry import NOWHERE, Values
 from fxprune.errors import ObjectiveError
+from fxprune.guards import Ids
 from fxprune.objectives import Objective
 
 TOLERANCE = 0.01  # relative: what was asked is met within one per cent
@@ -32,64 +37,72 @@ class Measured(Protocol):
     def whole(self) -> float:
         """Return the cost of the original model."""
 
-    def choice(self, moves: Sequence[Move]) -> Choice:
+    def choice(self, moves: Sequence[Moves]) -> Choice:
         """Return the choice that moves amount to."""
 
     def near(self, choice: Choice) -> bool:
         """Tell whether a choice meets the goal."""
 
-    def progress(self, moves: Sequence[Move], kind: Progress) -> list[float]:
+    def progress(self, units: Ids, shares: Values, kind: Progress) -> Values:
         """Return the sparsity ratio before any of the moves, and after each."""
 
 
 class Search:
-    """Search the prefix of the ordered moves that meets the objective."""
+    """Search the prefix of the ordered moves that meets the objective.
 
-    def __init__(self, budget: Measured, by_target: list[list[Move]], key: Key) -> None:
+    A sequence of moves is written as the numbers of their targets: which of its moves a target
+    makes is never in question.
+    """
+
+    def __init__(self, budget: Measured, by_target: Sequence[Moves], key: Key) -> None:
         self._budget = budget
         self._goal = 1.0 - budget.objective.sparsity
         self._by_target = by_target
-        self._moves = _ordered(by_target, key)
-        self._due = sum(move.due for move in self._moves)
-        self._least = [sum(move.due for move in listed) for listed in by_target]
-        self._recent = list(dict.fromkeys(move.target for move in reversed(self._moves)))
+        self._place = _ordered(by_target, key)
+        self._order = _joined([np.full(len(m), k) for k, m in enumerate(by_target)])[self._place]
+        self._least = [moves.due for moves in by_target]
+        self._due = sum(self._least)
+
+    @cached_property
+    def _recent(self) -> list[int]:
+        return list(dict.fromkeys(self._order[::-1].tolist()))
 
     def meet(self) -> Choice:
         """Return the choice nearest to the goal; raises ObjectiveError where none is near."""
-        name, due = self._budget.name, self._moves[: self._due]
+        name, due = self._budget.name, self._order[: self._due]
         if not self._budget.whole:
             raise ObjectiveError(f"objective.{name}: the model has no {name}; choose another")
         if (first := self._measure(due)).achieved <= self._goal + 1e-9:
             return first
-        least = self._measure(self._moves)
+        least = self._measure(self._order)
         if least.achieved > self._goal * (1 + TOLERANCE) + 1e-9:
             raise ObjectiveError(
                 f"objective.{name}: the selected targets can go down to {least.achieved:.3f}, and "
                 f"{self._goal:g} was asked; ask for no less, or select more targets"
             )
-        rest = self._moves[self._due :]
-        prefix = [*due, *rest[: self._fewest(due, rest)]]
-        if prefix and not self._near(self._measure(prefix)):
+        rest = self._order[self._due :]
+        prefix = np.concatenate([due, rest[: self._fewest(due, rest)]])
+        if len(prefix) and not self._near(self._measure(prefix)):
             prefix = self._around(prefix)
         return self._refine(prefix)
 
-    def _fewest(self, made: list[Move], rest: Sequence[Move]) -> int:
+    def _fewest(self, made: Ids, rest: Ids) -> int:
         """Return how many moves of `rest` after those made meet the goal: all, where none do."""
         low, high = 0, len(rest)
         while low < high:
             middle = (low + high) // 2
-            tried = self._measure([*made, *rest[:middle]])
+            tried = self._measure(np.concatenate([made, rest[:middle]]))
             if tried.achieved <= self._goal + 1e-9:
                 high = middle
             else:
                 low = middle + 1
         return high
 
-    def _around(self, prefix: list[Move]) -> list[Move]:
+    def _around(self, prefix: Ids) -> Ids:
         """Go on without the coarse target whose last move overshot the goal, if that is nearer."""
-        coarse = prefix[-1].target
-        rest = [move for move in self._moves[len(prefix) :] if move.target != coarse]
-        other = prefix[:-1] + rest[: self._fewest(prefix[:-1], rest)]
+        rest = self._order[len(prefix) :]
+        rest = rest[rest != prefix[-1]]
+        other = np.concatenate([prefix[:-1], rest[: self._fewest(prefix[:-1], rest)]])
         offs = [self._off(self._measure(moves)) for moves in (prefix, other)]
         return prefix if offs[0] <= offs[1] else other
 
@@ -99,37 +112,36 @@ class Search:
         Raises ObjectiveError where all of them remove less than that.
         """
         sparsity, budget = self._budget.objective.sparsity, self._budget
-        reached = budget.progress(self._moves, progress)
-        most = reached[-1]
+        shares = _joined([moves.share for moves in self._by_target])[self._place]
+        units = _joined([np.diff(m.ends, prepend=0) for m in self._by_target])[self._place]
+        reached = budget.progress(units, shares, progress)
+        most = float(reached[-1])
         if most < sparsity * (1 - TOLERANCE) - 1e-9:
             raise ObjectiveError(
                 f"objective.ratio: the selected targets can lose {most:.3f} of their units within "
                 f"their bounds, and {sparsity:g} was asked; ask for no more, or relax min_keep, "
                 "max_ratio and round_to"
             )
-        made = max(self._due, bisect_right(reached, sparsity + 1e-9) - 1)
-        choice = budget.choice(self._moves[:made])
-        return Choice(choice.alive, 1.0 - reached[made], choice.counts)
+        made = max(self._due, int(np.searchsorted(reached, sparsity + 1e-9, side="right")) - 1)
+        choice = self._measure(self._order[:made])
+        return Choice(choice.alive, 1.0 - float(reached[made]), choice.counts)
 
-    def _refine(self, prefix: Sequence[Move]) -> Choice:
+    def _refine(self, prefix: Ids) -> Choice:
         """Step single moves, then look at pairs ever further apart, until the goal is near."""
         best = self._measure(prefix)
         made, stepped = list(best.counts), True
         while stepped and not self._near(best):
             stepped = False
             for changed in self._singles(made, 1):
-                tried = self._measure(self._made(changed))
+                tried = self._made(changed)
                 if self._off(tried) < self._off(best):
                     best, made, stepped = tried, changed, True
                     break
         for changed in islice(self._others(made), TRIALS):
             if self._near(best):
                 break
-            best = min(best, self._measure(self._made(changed)), key=self._off)
+            best = min(best, self._made(changed), key=self._off)
         return best
-
-    def _made(self, counts: Sequence[int]) -> list[Move]:
-        return [m for listed, n in zip(self._by_target, counts, strict=True) for m in listed[:n]]
 
     def _singles(self, made: list[int], step: int) -> Iterator[list[int]]:
         """Yield the choices `step` moves of one target away, the last moves of the order first."""
@@ -160,8 +172,12 @@ class Search:
                 for first in self._singles(made, reach):
                     yield from self._singles(first, step)
 
-    def _measure(self, made: Sequence[Move]) -> Choice:
-        return self._budget.choice(made)
+    def _measure(self, made: Ids) -> Choice:
+        return self._made(np.bincount(made, minlength=len(self._by_target)).tolist())
+
+    def _made(self, counts: Sequence[int]) -> Choice:
+        pairs = zip(self._by_target, counts, strict=True)
+        return self._budget.choice([moves.first(count) for moves, count in pairs])
 
     def _off(self, choice: Choice) -> float:
         return abs(choice.achieved - self._goal)
@@ -170,14 +186,15 @@ class Search:
         return self._budget.near(choice)
 
 
-def _ordered(by_target: Sequence[Sequence[Move]], key: Key) -> list[Move]:
-    """Return all moves in ascending order of `key`, those that are due first.
+def _ordered(by_target: Sequence[Moves], key: Key) -> Ids:
+    """Return the places of all moves in ascending order of `key`, those that are due first.
 
-    A target's own moves keep their places: a later one is never cheaper than an earlier.
+    A target's own moves keep their order: a later one is never cheaper than an earlier.
     """
-    keyed = [
-        (not move.due, value, move)
-        for listed in by_target
-        for move, value in zip(listed, accumulate(map(key, listed), max), strict=True)
-    ]
-    return [move for *_, move in sorted(keyed, key=lambda one: one[:2])]
+    late = _joined([np.arange(len(moves)) >= moves.due for moves in by_target])
+    values = _joined([np.maximum.accumulate(key(moves)) for moves in by_target])
+    return np.lexsort((values, late))
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(arrays) if arrays else NOWHERE

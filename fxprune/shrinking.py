@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import fx
 
 from fxprune.coupling import rule_for
 from fxprune.guards import Mask
-from fxprune.program import attribute, emptied, set_tensor, used
+from fxprune.program import attribute, emptied, set_tensor, tensors_of, used
 from fxprune.rules.kept import Kept
 from fxprune.rules.site import Coupling, Edit, TensorGuard
 
@@ -28,7 +27,7 @@ def kept_indices(
         value = coupling.values.get(node) if node.op == "get_attr" else None
         if not isinstance(value, TensorGuard) or str(node.target) in indices:
             continue
-        axes = tuple(torch.from_numpy(np.flatnonzero(kept.mask(g))) for g in value.dims)
+        axes = tuple(kept.indices(g) for g in value.dims)
         for name in names[id(attribute(module, str(node.target)))]:
             indices[name] = axes
     return indices
@@ -37,11 +36,7 @@ def kept_indices(
 def aliases(module: torch.nn.Module) -> dict[int, list[str]]:
     """Return all names of every parameter and buffer, by the identity of the tensor."""
     names: dict[int, list[str]] = {}
-    tensors = (
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    )
-    for name, tensor in tensors:
+    for name, tensor in tensors_of(module).items():
         names.setdefault(id(tensor), []).append(name)
     return names
 
@@ -59,22 +54,21 @@ def shrink(
     kept = kept if kept is not None else kept_indices(module, coupling, alive)
     smaller = emptied(module)
     cut: dict[int, torch.Tensor] = {}
-    persistent = set(module.state_dict())
-    for name, tensor in used(module, set(kept)).items():
-        if id(tensor) not in cut:
-            cut[id(tensor)] = _cut(tensor, kept.get(name))
-        set_tensor(smaller, name, cut[id(tensor)], name in persistent)
+    persistent = set(module.state_dict(keep_vars=True))
+    with torch.no_grad():
+        for name, tensor in used(module, set(kept)).items():
+            if id(tensor) not in cut:
+                cut[id(tensor)] = _cut(tensor, kept.get(name))
+            set_tensor(smaller, name, cut[id(tensor)], name in persistent)
     _rewrite(module, smaller, coupling, Kept(coupling.guards, alive))
     smaller.recompile()
     return smaller
 
 
 def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
-    with torch.no_grad():
-        whole = tensor.detach()
-        pairs = enumerate(axes or ())
-        cuts = [(d, i.to(tensor.device)) for d, i in pairs if len(i) != tensor.shape[d]]
-        smaller = _taken(whole, cuts) if cuts else whole.clone()
+    whole, shape = tensor.detach(), tensor.shape
+    cuts = [(d, i.to(tensor.device)) for d, i in enumerate(axes or ()) if len(i) != shape[d]]
+    smaller = _taken(whole, cuts) if cuts else whole.clone()
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     return smaller

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.guards import Ids, distinct
-from fxprune.program import attribute, source_line
+from fxprune.guards import Ids, distinct, numbered
+from fxprune.program import source_line, tensors_of
 from fxprune.rules.site import Coupling, TensorGuard
 
 # the roles that operators give their axes, the most telling first, and the kind each makes
@@ -122,6 +122,7 @@ class Discovery:
     def __init__(self, module: fx.GraphModule, coupling: Coupling) -> None:
         self.module = module
         self.coupling = coupling
+        self._tensors = tensors_of(module)
         self.parameters = dict(self._parameters())
 
     def _parameters(self) -> Iterator[tuple[str, tuple[ParameterAxis, ...]]]:
@@ -129,7 +130,7 @@ class Discovery:
         for node in self.module.graph.nodes:
             if node.op != "get_attr":
                 continue
-            tensor, value = attribute(self.module, str(node.target)), self.coupling.values[node]
+            tensor, value = self._tensors.get(str(node.target)), self.coupling.values[node]
             known = id(tensor) in seen
             if known or not isinstance(tensor, torch.nn.Parameter):
                 continue
@@ -171,9 +172,10 @@ class Discovery:
         n = self.coupling.guards.size
         signature = np.zeros(n, dtype=np.uint64)
         random = np.random.default_rng(0)
-        for axis in self.axes:
-            for column in axis.guard.T:
-                ids, counts = np.unique(column[column > 0], return_counts=True)
+        for guard in {id(axis.guard): axis.guard for axis in self.axes}.values():
+            for column in guard.T:  # axes of one guard have the same units
+                ids, place = numbered(column[column > 0])
+                counts = np.bincount(place, minlength=len(ids))
                 salt, odd = random.integers(1, 2**63, size=2, dtype=np.uint64)
                 with np.errstate(over="ignore"):
                     signature[ids] += salt + counts.astype(np.uint64) * (odd | np.uint64(1))
@@ -190,8 +192,11 @@ class Discovery:
             owner[group] = k
         footprints: list[list[tuple[str, int]]] = [[] for _ in groups]
         order: list[int] = []
+        inside: dict[int, list[int]] = {}
         for axis in self.axes:
-            for k in distinct(owner[axis.guard]).tolist():
+            if (found := inside.get(id(axis.guard))) is None:
+                found = inside[id(axis.guard)] = distinct(owner[axis.guard]).tolist()
+            for k in found:
                 if k >= 0:
                     footprints[k].append((axis.name, axis.dim))
                     order.append(k)
@@ -219,12 +224,12 @@ class Discovery:
         """Return for each parameter the operators that read it, as which argument."""
         readers: dict[int, list[str]] = {}
         for node in self.module.graph.find_nodes(op="get_attr"):
-            listed = readers.setdefault(id(attribute(self.module, str(node.target))), [])
+            listed = readers.setdefault(id(self._tensors.get(str(node.target))), [])
             for user in node.users:
                 arguments = [*enumerate(user.args), *user.kwargs.items()]
                 places = [place for place, arg in arguments if arg is node] or ["listed"]
                 listed += [f"{user.target}({place})" for place in places]
-        return {n: readers[id(attribute(self.module, n))] for n in self.parameters}
+        return {n: readers[id(self._tensors[n])] for n in self.parameters}
 
     def _kinds(self) -> Ids:
         """Return for each variable the place in KINDS of its most telling role, or -1."""

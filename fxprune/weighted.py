@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from fxprune.calls import arguments
 from fxprune.guards import Ids, Mask
 from fxprune.known import Facts, Known
 from fxprune.known_products import PRODUCTS
 from fxprune.rules.pointwise import name_of
-from fxprune.rules.site import Coupling, TensorGuard, arguments
+from fxprune.rules.site import Coupling, TensorGuard
 
 BORDER = "zero padding meets their constant, which is not zero"
 PLACES = "their constants are not the same at every position"

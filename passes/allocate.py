@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 
 from fxprune.allocators import Allocator, Bounds, Choice
@@ -158,8 +157,7 @@ def _kept_sites(program: Program, alive: Mask) -> dict[str, tuple[torch.Tensor, 
         if isinstance(target, BlockTarget) and target.site:
             value = coupling.values[nodes[target.site]]
             assert isinstance(value, TensorGuard)
-            places = (torch.from_numpy(np.flatnonzero(kept.mask(g))) for g in value.dims)
-            found[target.tensor] = tuple(places)
+            found[target.tensor] = tuple(kept.indices(g) for g in value.dims)
     return found
 
 

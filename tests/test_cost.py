@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
+from fxprune.capture import capture
 
 SPEC = {"objective": {"ratio": 0.5}, "allocation": {"round_to": 1}}
 
@@ -194,3 +195,44 @@ def test_half_precision_counts_half_the_bytes() -> None:
     whole = fxprune.analyze(perceptron(), x)
     half = fxprune.analyze(perceptron().bfloat16(), x.bfloat16())
     assert (half.bytes * 2, half.macs) == (whole.bytes, whole.macs)
+
+
+class Reshaped(nn.Module):
+    """Computes with the number that its batch is, so that no other batch will do."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu().view(self.size, -1))
+
+
+class Unbatched(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu().flatten())
+
+
+PER_EXAMPLE = 8 * 36 * 27 + 8 * 36 * 5
+FIXED = {
+    "a batch of one": (lambda: Reshaped(1), (1, 3, 8, 8)),
+    "a batch of four": (lambda: Reshaped(4), (4, 3, 8, 8)),
+    "no batch": (Unbatched, (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_macs_are_for_one_example_of_a_fixed_batch_too(name: str) -> None:
+    make, shape = FIXED[name]
+    model, x = make().eval(), torch.randn(shape)
+    assert capture(model, x).signature.batch is None
+    assert fxprune.analyze(model, x).macs == PER_EXAMPLE
+    slim = fxprune.prune(model, SPEC, x)
+    assert slim.report.macs_before == PER_EXAMPLE
+    assert slim.report.macs_after == 4 * 36 * 27 + 4 * 36 * 5
+    assert fxprune.analyze(slim).macs == slim.report.macs_after

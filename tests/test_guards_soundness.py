@@ -14,7 +14,7 @@ from tests.guard_choices import equal, within
 WHY = Reason("view_3", "an axis splits across an earlier split")
 
 
-ACTIONS = ("unify", "split", "pin", "permute", "roll", "cat", "outer")
+ACTIONS = ("unify", "split", "pin", "permute", "roll", "cat", "outer", "fresh")
 Step = tuple[str, int, int, int]
 STEPS = st.lists(
     st.tuples(st.sampled_from(ACTIONS), *(st.integers(0, 2**16) for _ in range(3))), max_size=14
@@ -49,6 +49,8 @@ class Play:
         elif action == "pin":
             self.guards.pin(rows := g[random.random(self.n) < 0.15], WHY)
             self.pinned.append(rows)
+        elif action == "fresh":
+            self.pool.append(self.guards.fresh(self.n))
         else:
             self.pool.append(self.moved(action, g, h, sizes[0], random))
 
@@ -92,6 +94,15 @@ def test_normal_forms_are_normal(n: int, steps: list[Step]) -> None:
             free = [one for one in row if one]
             assert len(free) == len(set(free))
             assert row == free + [0] * (len(row) - len(free))
+
+
+@settings(max_examples=100)
+@given(st.sampled_from([4, 12, 24]), STEPS)
+def test_remembered_forms_are_those_made_anew(n: int, steps: list[Step]) -> None:
+    done = play(n, steps)
+    for g in done.pool:
+        for known, anew in zip(done.guards.normal(g), done.guards._normalised(g), strict=True):
+            assert set(known[known > 0]) == set(anew[anew > 0])
 
 
 @settings(max_examples=40)

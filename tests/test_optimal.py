@@ -136,7 +136,7 @@ def every(given: Budget) -> list[Choice]:
     """Return all choices there are, the units of each target leaving in their order."""
     listed = given.moves(1)
     return [
-        given.choice([m for moves, n in zip(listed, made, strict=True) for m in moves[:n]])
+        given.choice([moves.first(n) for moves, n in zip(listed, made, strict=True)])
         for made in product(*(range(len(moves) + 1) for moves in listed))
     ]
 

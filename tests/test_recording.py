@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -160,3 +162,32 @@ def test_what_is_refused(kind: type[nn.Module]) -> None:
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(model).items() if not name.startswith("_")}
+
+
+BARE = """
+import builtins
+real = builtins.__import__
+PRIVATE = ("torch._", "torch.export._", "torch.fx._", "torch.fx.exp", "torch.utils._python")
+
+def without(name, of=None, *rest, **named):
+    if str((of or {}).get("__name__")).startswith("fxprune") and name.startswith(PRIVATE):
+        raise ImportError(f"no module named {name}")
+    return real(name, of, *rest, **named)
+
+builtins.__import__ = without
+import torch
+import fxprune
+from fxprune import capture
+
+model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+assert capture._recorded(model, (torch.randn(2, 6),), {}) is None
+assert "torch._dispatch" in capture.LACKING
+slim = fxprune.prune(model, {"objective": {"ratio": 0.5}}, torch.randn(2, 6))
+print(slim.get_submodule("0").out_features)
+print(tuple(slim(torch.randn(5, 6)).shape))
+"""
+
+
+def test_a_torch_without_the_private_parts_captures_by_the_exporter() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["4", "(5, 3)"], done.stderr

@@ -16,7 +16,8 @@ What each total holds:
   `hidden_dim` set afterwards. Inputs: a batch of 1.
 
 Each result must then run; what crashes, never ends or no longer runs is said in the cell, and that
-model counts in no mean. Memory is the most that the process ever held, imports and model included.
+model counts in no mean, but for one of its own, in which what Torch-Pruning did not finish counts
+with the time limit. Memory is the most that the process ever held, imports and model included.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class Side:
         )
 
     @property
+    def limit(self) -> float:
+        """Return the seconds after which a measurement was given up, or none."""
+        return max((run.get("limit", 0.0) for run in self.runs), default=0.0)
+
+    @property
     def peak(self) -> float:
         return statistics.median(run["peak"] for run in self.runs)
 
@@ -106,7 +112,7 @@ def apart(tool: str, name: str, timeout: float) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
     except subprocess.TimeoutExpired:
-        return lost | {"problem": f"not done after {timeout:.0f} s"}
+        return lost | {"problem": f"not done after {timeout:.0f} s", "limit": timeout}
     except (IndexError, ValueError):
         return lost | {"problem": f"ended with status {done.returncode}"}
 
@@ -150,6 +156,26 @@ def verdicts(pairs: Sequence[Pair]) -> Iterator[tuple[bool, str]]:
     for pair in pairs:
         if any(fnmatchcase(pair.name, pattern) for pattern in SECONDS):
             yield pair.total < PATIENCE, f"{pair.name} in seconds: {pair.total:.1f}"
+
+
+def remarks(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Say what the means leave out: what Torch-Pruning did not finish, and what else it could not.
+
+    A model that it did not finish counts with the time limit, which is less than it would take.
+    """
+    late = [p for p in pairs if not p.ours.problem and p.theirs.limit]
+    if late:
+        ratios = [p.total / p.rival for p in pairs if p.both]
+        with_late = mean([*ratios, *(p.total / p.theirs.limit for p in late)])
+        names = ", ".join(pair.name for pair in late)
+        yield (
+            f"total with capture, timeouts counted: {with_late:.2f} of Torch-Pruning's on the "
+            f"geometric mean of {len(ratios) + len(late)} models, {len(late)} of which it did not "
+            f"finish and which count with its time limit: {names}"
+        )
+    failed = [p.name for p in pairs if p.theirs.problem and not p.theirs.limit]
+    if failed:
+        yield f"in no mean, since Torch-Pruning's result is of no use: {', '.join(failed)}"
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -220,6 +246,8 @@ def report(console: Console, pairs: Sequence[Pair]) -> int:
     checks = list(verdicts(pairs))
     for met, text in checks:
         console.print(f"{'PASS' if met else 'FAIL'}  {text}", markup=False)
+    for text in remarks(pairs):
+        console.print(f"NOTE  {text}", markup=False)
     return int(not all(met for met, _ in checks))
 
 

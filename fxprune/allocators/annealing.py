@@ -58,7 +58,7 @@ class SimulatedAnnealing:
     def choose(self, problem: Problem) -> Choice:
         """Return the best choice of the walk."""
         if len(problem.targets) < 2:
-            return problem.meet(lambda move: move.share)
+            return problem.meet(lambda moves: moves.share)
         best: Tried | None = None
         for number, step in enumerate(self.walk(problem), 1):
             if best is None or step.at.rank > best.rank:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fxprune.allocators.registry import Choice, Move, Needs, Problem, allocator
+from fxprune.allocators.registry import Choice, Moves, Needs, Problem, Values, allocator
 
 
 @allocator("isomorphic")
@@ -35,21 +34,22 @@ class Isomorphic:
         names = [target.structure or (target.kind,) for target in problem.targets]
         mean = self.normalize == "mean"
         scale = [float(s.mean()) or 1.0 if mean else 1.0 for s in problem.scores]
-        scores: dict[tuple[str, ...], list[NDArray[np.float64]]] = {name: [] for name in names}
+        scores: dict[tuple[str, ...], list[Values]] = {name: [] for name in names}
         whole = dict.fromkeys(names, 0)
         for k, name in enumerate(names):
             scores[name].append(problem.scores[k] / scale[k])
             whole[name] += problem.sizes[k]
         ranked = {name: np.sort(np.concatenate(listed)) for name, listed in scores.items()}
 
-        def share(move: Move) -> float:
-            name = names[move.target]
-            return _gone(ranked[name], move.score / scale[move.target], whole[name])
+        def share(moves: Moves) -> Values:
+            name = names[moves.target]
+            return _gone(ranked[name], moves.score / scale[moves.target], whole[name])
 
         return problem.meet(share)
 
 
-def _gone(ranked: NDArray[np.float64], score: float, whole: int) -> float:
-    """Return the share of a group that is gone with all units up to a score, and those before."""
+def _gone(ranked: Values, scores: Values, whole: int) -> Values:
+    """Return the share of a group that is gone with all units up to scores, and those before."""
     before = whole - len(ranked)
-    return (before + int(np.searchsorted(ranked, score, side="right"))) / whole
+    gone: Values = (before + np.searchsorted(ranked, scores, side="right")) / whole
+    return gone

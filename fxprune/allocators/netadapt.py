@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.allocators.registry import Choice, Move, Needs, Problem, allocator
+import numpy as np
+
+from fxprune.allocators.registry import Choice, Moves, Needs, Problem, Values, allocator
 
 Counts = tuple[int, ...]  # how many moves of each target are made
 FINEST = 1e-4  # of the whole: a cost that a step must save is halved down to this
@@ -39,21 +40,22 @@ class NetAdapt:
     def choose(self, problem: Problem) -> Choice:
         """Take the iterations in their order, and the last only as far as the goal asks."""
         if len(problem.targets) < 2:
-            return problem.meet(lambda move: move.share)
+            return problem.meet(lambda moves: moves.share)
         listed = _listed(problem)
         path = [_shares(problem, listed, counts) for counts in self._path(problem, listed)]
 
-        def when(move: Move) -> float:
-            """Return the iteration that made a move, at whatever rounding; shares break ties."""
-            gone = [shares[move.target] for shares in path]
-            return bisect_left(gone, move.share - 1e-9) + 1e-3 * move.share
+        def when(moves: Moves) -> Values:
+            """Return the iterations that made moves, at whatever rounding; shares break ties."""
+            gone = [shares[moves.target] for shares in path]
+            when: Values = np.searchsorted(gone, moves.share - 1e-9) + 1e-3 * moves.share
+            return when
 
         return problem.meet(when)
 
-    def _path(self, problem: Problem, listed: list[list[Move]]) -> Iterator[Counts]:
+    def _path(self, problem: Problem, listed: list[Moves]) -> Iterator[Counts]:
         """Yield the counts of moves made at the start and after each iteration."""
         goal, demand = 1.0 - problem.objective.sparsity, self.step
-        made = tuple(sum(move.due for move in moves) for moves in listed)
+        made = tuple(moves.due for moves in listed)
         here = _choice(problem, listed, made)
         yield made
         while here.achieved > goal + 1e-9 and not problem.near(here):
@@ -72,7 +74,7 @@ class NetAdapt:
             demand *= self.decay
 
 
-def _listed(problem: Problem) -> list[list[Move]]:
+def _listed(problem: Problem) -> list[Moves]:
     """Return the moves at the coarsest rounding at which all of them together meet the goal."""
     goal = 1.0 - problem.objective.sparsity
     for step in problem.steps:
@@ -84,7 +86,7 @@ def _listed(problem: Problem) -> list[list[Move]]:
 
 
 def _proposals(
-    problem: Problem, listed: list[list[Move]], made: Counts, bar: float
+    problem: Problem, listed: list[Moves], made: Counts, bar: float
 ) -> list[tuple[Counts, Choice]]:
     """Return for every target the fewest further moves that bring the cost to the bar or below.
 
@@ -102,7 +104,7 @@ def _proposals(
 
 
 def _fewest(
-    problem: Problem, listed: list[list[Move]], made: Counts, k: int, bar: float
+    problem: Problem, listed: list[Moves], made: Counts, k: int, bar: float
 ) -> tuple[Counts, Choice] | None:
     low, high = 1, len(listed[k]) - made[k]
     if high < 1 or _choice(problem, listed, _plus(made, k, high)).achieved > bar + 1e-9:
@@ -121,14 +123,14 @@ def _plus(made: Counts, k: int, more: int) -> Counts:
     return (*made[:k], made[k] + more, *made[k + 1 :])
 
 
-def _choice(problem: Problem, listed: list[list[Move]], counts: Counts) -> Choice:
-    return problem.choice([m for moves, n in zip(listed, counts, strict=True) for m in moves[:n]])
+def _choice(problem: Problem, listed: list[Moves], counts: Counts) -> Choice:
+    return problem.choice([moves.first(n) for moves, n in zip(listed, counts, strict=True)])
 
 
-def _shares(problem: Problem, listed: list[list[Move]], counts: Counts) -> list[float]:
+def _shares(problem: Problem, listed: list[Moves], counts: Counts) -> list[float]:
     """Return the share of each target that is gone with some moves."""
     before = [1 - len(t) / size for t, size in zip(problem.targets, problem.sizes, strict=True)]
     return [
-        moves[n - 1].share if n else gone
+        float(moves.share[n - 1]) if n else gone
         for moves, n, gone in zip(listed, counts, before, strict=True)
     ]

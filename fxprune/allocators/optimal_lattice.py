@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.allocators.optimal_worth import Worth
-from fxprune.allocators.registry import Move, Problem
+from fxprune.allocators.registry import Moves, Problem
 from fxprune.cost_terms import Table
 from fxprune.guards import Ids, Mask
 
@@ -23,13 +23,13 @@ class Listed:
     """Hold the moves of every target at one rounding, with the worth of every unit."""
 
     problem: Problem
-    moves: Sequence[Sequence[Move]]
+    moves: Sequence[Moves]
     worth: Worth
 
     @cached_property
     def least(self) -> Counts:
         """Return the moves that are due."""
-        return tuple(sum(move.due for move in moves) for moves in self.moves)
+        return tuple(moves.due for moves in self.moves)
 
     @cached_property
     def lost(self) -> list[NDArray[np.float64]]:
@@ -39,11 +39,11 @@ class Listed:
     @cached_property
     def ends(self) -> list[Ids]:
         """Return for every target how many units are gone with 0, 1, 2, … moves."""
-        return [np.cumsum([0, *(len(m.units) for m in moves)]) for moves in self.moves]
+        return [np.concatenate([[0], moves.ends]) for moves in self.moves]
 
-    def made(self, counts: Counts) -> list[Move]:
+    def made(self, counts: Counts) -> list[Moves]:
         """Return the moves of a choice."""
-        return [m for moves, n in zip(self.moves, counts, strict=True) for m in moves[:n]]
+        return [moves.first(n) for moves, n in zip(self.moves, counts, strict=True)]
 
     def nearest(self, alive: Mask) -> Counts:
         """Return the moves that amount to about the same choice."""
@@ -117,8 +117,8 @@ class Axes:
         ):
             units = lattice.listed.problem.targets[k].units
             self._owner[units], self._until[units] = k, len(options)
-            for n, move in enumerate(moves):
-                self._until[move.units] = np.searchsorted(options, n, side="right")
+            until = np.searchsorted(options, np.arange(len(moves)), side="right")
+            self._until[moves.gone] = np.repeat(until, np.diff(moves.ends, prepend=0))
         self.parts = cache(self._parts)
         self.base = cache(self._base)
         self.single = cache(self._single)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocators.registry import Move, Problem
+from fxprune.allocators.registry import Moves, Problem
 from fxprune.guards import Mask
 
 Measure = Literal["shares", "sum", "square", "odds", "cube"]
@@ -42,9 +42,10 @@ class Worth:
         totals = np.array([scores[one].sum() for one in units])
         return cls(scores, units, totals, measure)
 
-    def lost(self, k: int, moves: Sequence[Move]) -> NDArray[np.float64]:
+    def lost(self, k: int, moves: Moves) -> NDArray[np.float64]:
         """Return what is lost of target `k` with 0, 1, 2, … moves."""
-        gone = np.cumsum([0.0, *(float(self.scores[move.units].sum()) for move in moves)])
+        each = np.cumsum(self.scores[moves.gone])[moves.ends - 1]
+        gone: NDArray[np.float64] = np.concatenate([[0.0], each])
         if self.measure == "sum":
             return gone
         return -_logs(self.totals[k] - gone, self.totals[k], self.measure)

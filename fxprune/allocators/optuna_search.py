@@ -64,7 +64,7 @@ class Optuna:
     def choose(self, problem: Problem) -> Choice:
         """Return the best choice of all trials of the study."""
         if len(problem.targets) < 2:
-            return problem.meet(lambda move: move.share)
+            return problem.meet(lambda moves: moves.share)
         with _quiet():
             return _Search(self, problem).best()
 

@@ -33,4 +33,4 @@ class Global:
         """Make moves in the order of their scores."""
         mean = self.normalize == "mean"
         scale = [float(abs(s).mean()) or 1.0 if mean else 1.0 for s in problem.scores]
-        return problem.meet(lambda move: move.score / scale[move.target])
+        return problem.meet(lambda moves: moves.score / scale[moves.target])

@@ -34,7 +34,7 @@ def met(problem: Problem, rates: Sequence[float]) -> Choice:
 
     Bounds come first: a target that can lose no more leaves its part to the others.
     """
-    return problem.meet(lambda move: move.share / rates[move.target])
+    return problem.meet(lambda moves: moves.share / rates[moves.target])
 
 
 def uniform(problem: Problem) -> tuple[float, ...]:

@@ -9,10 +9,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxprune.blocks import BlockTarget
 from fxprune.cost import Cost
-from fxprune.guards import Ids, Mask
+from fxprune.guards import Ids, Mask, distinct
 from fxprune.metrics.registry import Scores
 from fxprune.objectives import Objective
 from fxprune.registry import Registry
@@ -36,19 +37,34 @@ class Bounds:
     min_ratio: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Remove some units of one target at once: the least step that its bounds allow.
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Hold the moves of one target in their order: each the least step that its bounds allow.
 
-    `share` is the share of the *original* target gone after the move, `score` the highest score
-    that leaves, and `due` says that the bounds of the target ask for it.
+    `units` are all that may leave, in the order in which they do, and `ends[i]` says how many are
+    gone after move `i`. `share` is the share of the *original* target gone after each move, `score`
+    the highest score that has left, both `[moves]`; the first `due` are asked for by the bounds.
     """
 
     target: int
     units: Ids
-    share: float
-    score: float
-    due: bool = False
+    ends: Ids
+    share: NDArray[np.float64]
+    score: NDArray[np.float64]
+    due: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def first(self, count: int) -> Moves:
+        """Return the first moves."""
+        share, score = self.share[:count], self.score[:count]
+        return Moves(self.target, self.units, self.ends[:count], share, score, self.due)
+
+    @property
+    def gone(self) -> Ids:
+        """Return the units that all the moves remove."""
+        return self.units[: self.ends[-1]] if len(self.ends) else NOWHERE
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,9 @@ class Choice:
     counts: tuple[int, ...] = ()
 
 
-Key = Callable[[Move], float]  # moves are made in ascending order, each target's own in place
+Values = NDArray[np.float64]
+# a number for each move of a target; moves are made in ascending order, a target's own in place
+Key = Callable[[Moves], Values]
 
 
 class Problem(Protocol):
@@ -96,10 +114,10 @@ class Problem(Protocol):
     def meet(self, key: Key, progress: Progress = "units") -> Choice:
         """Make moves in the order of `key` until the goal is met, at the coarsest rounding."""
 
-    def moves(self, step: int) -> list[list[Move]]:
+    def moves(self, step: int) -> list[Moves]:
         """Return the moves of each target in their order, at a rounding."""
 
-    def choice(self, moves: Sequence[Move]) -> Choice:
+    def choice(self, moves: Sequence[Moves]) -> Choice:
         """Return the choice that some moves amount to, with the share of the objective kept."""
 
     def near(self, choice: Choice) -> bool:
@@ -141,14 +159,18 @@ def moves_of(
     sizes: Sequence[int],
     step: int,
     finer: Mapping[int, Ids] = MappingProxyType({}),
-) -> list[list[Move]]:
+    known: Sequence[Moves] = (),
+) -> list[Moves]:
     """Cut every target into moves, least important units first; `step` is what "auto" stands for.
 
     `sizes` are the units that each target had in the original model. Targets of very many units,
     such as the elements of a weight, are cut into `MANY` larger moves, and at the places `finer`.
+    What nothing cuts finer is as it is `known`, where that is given.
     """
     return [
-        _moves(
+        known[k]
+        if known and k not in finer
+        else _moves(
             k,
             target,
             score,
@@ -165,7 +187,7 @@ def moves_of(
 
 def _moves(
     k: int, target: Target, score: Scores, bound: Bounds, size: int, step: int, finer: Ids
-) -> list[Move]:
+) -> Moves:
     n, before = len(target), max(size, len(target)) - len(target)
     first = n % step or step
     whole = n + before
@@ -179,13 +201,9 @@ def _moves(
     floor = max(1, bound.min_keep, ceil(whole * (1.0 - bound.max_ratio) - 1e-9))
     ends = places(min(many, n - floor), first, step, finer)
     highest = np.maximum.accumulate(ranked) if len(ranked) else ranked
-    moves: list[Move] = []
-    gone = 0
-    for end in ends.tolist():
-        due = (gone + before) / whole < bound.min_ratio - 1e-9
-        moves.append(Move(k, units[gone:end], (end + before) / whole, highest[end - 1], due))
-        gone = end
-    return moves
+    share = (ends + before) / whole
+    due = np.searchsorted(np.concatenate([[before / whole], share[:-1]]), bound.min_ratio - 1e-9)
+    return Moves(k, units, ends, share, highest[ends - 1], min(len(ends), int(due)))
 
 
 def places(most: int, first: int, step: int, finer: Ids) -> Ids:
@@ -199,4 +217,4 @@ def places(most: int, first: int, step: int, finer: Ids) -> Ids:
         return first + step * np.arange(count, dtype=np.int64)
     chosen = np.linspace(0, count - 1, MANY).astype(np.int64)
     cuts = first + np.maximum(finer[finer <= most] - first, 0) // step * step
-    return np.unique(np.concatenate([first + step * chosen, cuts]))
+    return distinct(np.concatenate([first + step * chosen, cuts]))

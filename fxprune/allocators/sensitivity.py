@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocators.registry import Choice, Move, Needs, Problem, allocator
+from fxprune.allocators.registry import Choice, Moves, Needs, Problem, Values, allocator
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # shares gone, and the drops at them
 
@@ -37,30 +37,31 @@ class Sensitivity:
     def choose(self, problem: Problem) -> Choice:
         """Measure the curve of every target, and make moves in the order of their drops."""
         if len(problem.targets) < 2:
-            return problem.meet(lambda move: move.share)
+            return problem.meet(lambda moves: moves.share)
         listed = problem.moves(problem.steps[-1])
         whole = problem.evaluate(problem.choice([]))
         curves = [self._curve(problem, moves, whole) for moves in listed]
         # Where drops are equal, above all where they are none, the same share of each target goes.
         hair = 1e-6 * (max(float(drops[-1]) for _, drops in curves) or 1.0)
 
-        def drop(move: Move) -> float:
-            return float(np.interp(move.share, *curves[move.target])) + hair * move.share
+        def drop(moves: Moves) -> Values:
+            drops: Values = np.interp(moves.share, *curves[moves.target]) + hair * moves.share
+            return drops
 
         return problem.meet(drop)
 
-    def _curve(self, problem: Problem, moves: list[Move], whole: float) -> Curve:
+    def _curve(self, problem: Problem, moves: Moves, whole: float) -> Curve:
         """Return the shares to which one target alone was pruned, and the drops at them."""
-        if not moves:
+        if not len(moves):
             return np.zeros(1), np.zeros(1)
-        k = moves[0].target
+        k = moves.target
         before = 1.0 - len(problem.targets[k]) / problem.sizes[k]
         shares, drops = [before], [0.0]
         for ratio in np.arange(self.step, self.most + 1e-9, self.step):
-            made = [move for move in moves if move.share <= ratio + 1e-9]
-            if made and made[-1].share > shares[-1]:
-                shares.append(made[-1].share)
-                drops.append(whole - problem.evaluate(problem.choice(made)))
+            made = moves.first(int(np.searchsorted(moves.share, ratio + 1e-9, side="right")))
+            if len(made) and made.share[-1] > shares[-1]:
+                shares.append(float(made.share[-1]))
+                drops.append(whole - problem.evaluate(problem.choice([made])))
         problem.say(
             f"sensitivity: {problem.targets[k].name}: at most {max(drops):.4g} lost "
             f"with {shares[-1]:.0%} gone"

@@ -39,6 +39,7 @@ class KernelModel:
     tables: Sequence[Table]
     scale: float = 1.0
     _known: Known = field(default_factory=dict)
+    _placed: dict[str, Any] = field(default_factory=dict)  # for the cost asked of last
 
     @classmethod
     def of(
@@ -102,7 +103,11 @@ class KernelModel:
         return self.graph.at([int(alive[g].all(axis=1).sum()) for g in self.axes])
 
     def _places(self, cost: Cost) -> list[int]:
-        return [cost.place(g) for g in self.axes]
+        """Return the places of the axes among those of a cost."""
+        if self._placed.get("of") is not cost:
+            self._placed.update({"of": cost, "places": [cost.place(g) for g in self.axes]})
+        places: list[int] = self._placed["places"]
+        return places
 
     def terms(self, cost: Cost, factor: float) -> list[Term]:
         """Return a term a group, whose sum is about `share` times a factor."""

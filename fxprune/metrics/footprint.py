@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch
 from torch import fx
 
 from fxprune.blocks import BlockTarget
-from fxprune.guards import Ids
+from fxprune.calls import arguments
+from fxprune.guards import Ids, numbered
 from fxprune.metrics.registry import Evidence, Reduction, Scores
 from fxprune.program import attribute
-from fxprune.rules.site import TensorGuard, arguments
+from fxprune.rules.site import TensorGuard
 
 aten = torch.ops.aten
 
@@ -85,8 +87,9 @@ def parts(
         if isinstance(target, BlockTarget):
             blocks.setdefault(target.tensor, []).append(target)
     whole = len(evidence.targets) > sum(map(len, blocks.values()))
+    places: dict[int, Places] = {}  # of the variables of a guard, which many axes share
     for node, tensor, guards in parameters(evidence):
-        name, found = str(node.target), dict[int, list[Scores]]()
+        name, found = str(node.target), dict[int, list[torch.Tensor]]()
         guarded = [dim for dim, g in enumerate(guards) if g.shape[1]] if whole else []
         inside = blocks.get(name, [])
         if not (guarded or inside) or not tensor.numel():
@@ -94,37 +97,48 @@ def parts(
         with torch.no_grad():
             for piece in _pieces(tensor) if elementwise and not inside else [tensor]:
                 if (entries := measure(name, piece)) is not None:
-                    _gather(found, entries, guarded, within)
+                    for dim in guarded:
+                        found.setdefault(dim, []).append(_rows(entries, dim, within))
         for target in inside:
             if entries is not None:
                 values = target.grid.pooled(entries, within)[target.index]
                 yield Part(target.tensor, -1, True, target.units, values)
         for dim, rows in found.items():
-            units, values = scattered(guards[dim], np.concatenate(rows), within)
-            yield Part(name, dim, makes(node, dim), units, values)
+            g = guards[dim]
+            where = places.get(id(g)) or places.setdefault(id(g), places_of(g))
+            values = _put(where, _whole(rows, dim, within), within)
+            yield Part(name, dim, makes(node, dim), where[0], values)
 
 
 def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return a tensor in pieces along its first axis, each small enough for a cache."""
-    if not tensor.ndim or tensor.device.type != "cpu":
+    if tensor.numel() <= PIECE or tensor.device.type != "cpu":
         return [tensor]
     pieces: Sequence[torch.Tensor] = tensor.split(max(1, PIECE * len(tensor) // tensor.numel()))
     return pieces
 
 
-def _gather(
-    found: dict[int, list[Scores]], entries: torch.Tensor, guarded: list[int], within: str
-) -> None:
-    """Sum or maximise entries along each guarded axis, and add that to what other pieces gave."""
-    bare = [dim for dim in range(entries.ndim) if dim not in guarded]
-    entries = pooled(entries, bare, within, keepdim=True)
-    for dim in guarded:
-        others = [d for d in range(entries.ndim) if d != dim]
-        rows = pooled(entries, others, within).double().cpu().numpy()
-        if not dim or dim not in found:  # the first axis goes on from piece to piece
-            found.setdefault(dim, []).append(rows)
-        else:
-            (np.add if within == "sum" else np.maximum)(found[dim][0], rows, out=found[dim][0])
+def _whole(rows: list[torch.Tensor], dim: int, within: str) -> Scores:
+    """Put together what pieces of a tensor gave: along its first axis they follow each other."""
+    if len(rows) == 1:
+        return rows[0].double().cpu().numpy()
+    if dim:
+        rows = [pooled(torch.stack(rows).double(), [0], within)]
+    whole: Scores = torch.cat(rows).double().cpu().numpy()
+    return whole
+
+
+def _rows(entries: torch.Tensor, dim: int, within: str) -> torch.Tensor:
+    """Sum or maximise all but one dimension: those before it at once, then those after it.
+
+    Reducing over a few entries that lie side by side, as of a kernel, would be slow.
+    """
+    if entries.ndim == 1:
+        return entries
+    size, before = entries.shape[dim], prod(entries.shape[:dim])
+    if before > 1:
+        entries = pooled(entries.reshape(before, -1), [0], within)
+    return pooled(entries.reshape(size, -1), [1], within)
 
 
 def pooled(
@@ -136,15 +150,39 @@ def pooled(
     return (entries.sum if within == "sum" else entries.amax)(dim=dims, keepdim=keepdim)
 
 
+Places: TypeAlias = tuple[Ids, Ids | None]  # variables, and which of them each entry of a guard is
+
+
+def places_of(g: Ids) -> Places:
+    """Return the variables in a guard, and the place of each of its entries among them.
+
+    It is none where they are those of the rows, each once and in order.
+    """
+    ids = g.ravel()
+    if g.shape[1] == 1 and len(g) and ids[0] > 0 and (ids[1:] > ids[:-1]).all():
+        return ids, None
+    units, place = numbered(ids[ids > 0])
+    every = np.full(len(ids), len(units))
+    every[ids > 0] = place
+    return units, every.reshape(g.shape)
+
+
+def _put(where: Places, rows: Scores, within: str) -> Scores:
+    units, place = where
+    if place is None:
+        return rows
+    weights, place = np.repeat(rows, place.shape[1]), place.ravel()
+    if within == "sum":
+        return np.bincount(place, weights, len(units) + 1)[: len(units)].astype(np.float64)
+    values = np.full(len(units) + 1, -np.inf)
+    np.maximum.at(values, place, weights)
+    return values[: len(units)]
+
+
 def scattered(g: Ids, rows: Scores, within: str = "sum") -> tuple[Ids, Scores]:
     """Return the variables in a guard, and the sum or maximum of the rows that each guards."""
-    ids, weights = g.ravel(), np.repeat(rows, g.shape[1])
-    units, place = np.unique(ids[ids > 0], return_inverse=True)
-    if within == "sum":
-        return units, np.bincount(place, weights[ids > 0], len(units)).astype(np.float64)
-    values = np.full(len(units), -np.inf)
-    np.maximum.at(values, place, weights[ids > 0])
-    return units, values
+    where = places_of(g)
+    return where[0], _put(where, rows, within)
 
 
 def makes(node: fx.Node, dim: int) -> bool:

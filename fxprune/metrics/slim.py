@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.calls import arguments
 from fxprune.errors import SpecError
 from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
 from fxprune.metrics.learning import begins, trained
 from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, metric
-from fxprune.rules.site import arguments
 
 
 @metric("slim")

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.calls import arguments
 from fxprune.coupling import rule_for
 from fxprune.guards import Ids
 from fxprune.metrics.registry import Evidence
 from fxprune.rules.pointwise import is_pointwise
-from fxprune.rules.site import TensorGuard, Value, arguments, tensor_meta
+from fxprune.rules.site import TensorGuard, Value, tensor_meta
 
 COMPUTES = ("norm", "softmax")  # by name: neither pointwise nor a mere movement
 

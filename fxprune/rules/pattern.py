@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 
 from fxprune.guards import Ids, outer, true
@@ -122,7 +122,7 @@ class Bound:
         if len(axis) == 1:
             return [g]
         unknown = [letter for letter in axis if letter not in self.sizes]
-        rest = int(np.prod([self.sizes[letter] for letter in axis if letter in self.sizes]))
+        rest = prod(self.sizes[letter] for letter in axis if letter in self.sizes)
         self.sizes |= {letter: len(g) // max(1, rest) for letter in unknown}
         return self.site.split(g, [self.sizes[letter] for letter in axis])
 

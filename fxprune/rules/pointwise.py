@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -45,6 +46,7 @@ def name_of(operator: Any) -> str:
     return str(operator._schema.name).split("::")[-1].removesuffix("_")
 
 
+@cache
 def is_pointwise(operator: Any) -> bool:
     """Tell whether an operator treats each element alone."""
     if not isinstance(operator, torch._ops.OpOverload) or operator.namespace != "aten":

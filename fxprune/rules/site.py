@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from fxprune.calls import arguments
 from fxprune.guards import Guards, Ids, Mask, Reason, true
 from fxprune.rules.kept import Kept
 
@@ -100,19 +101,6 @@ def unbounded(value: torch.Tensor) -> tuple[bool, ...]:
     return tuple(
         not isinstance(size, int) and int(size.node.expr.as_coeff_Mul()[0]) == 1 for size in sizes
     )
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """Return a node's arguments by the names of its operator's schema, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {str(i): arg for i, arg in enumerate(node.args)} | dict(node.kwargs)
-    given = iter(node.args)
-    bound: dict[str, Any] = {}
-    for argument in node.target._schema.arguments:
-        default = argument.default_value if argument.has_default_value() else None
-        fallback = node.kwargs.get(argument.name, default)
-        bound[argument.name] = fallback if argument.kwarg_only else next(given, fallback)
-    return bound
 
 
 class Site:

@@ -1,0 +1,49 @@
+"""The means of the speed benchmark: what counts in which."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import bench_speed
+
+DONE = {"capture": 1.0, "analysis": 0.5, "rewrite": 0.5}
+
+
+def pair(name: str, rival: dict[str, Any], problem: str = "") -> Any:
+    def run(seconds: dict[str, float], **more: Any) -> dict[str, Any]:
+        return {"seconds": seconds, "peak": 1.0, "before": 1, "problem": "", **more}
+
+    ours = bench_speed.Side([run(DONE, problem=problem)])
+    return bench_speed.Pair(name, ours, bench_speed.Side([run({}) | rival]))
+
+
+FAIR = pair("fair", {"seconds": {"init": 1.0, "step": 1.0}})  # a ratio of 1
+LATE = pair("late", {"problem": "not done after 200 s", "limit": 200.0})  # of 0.01
+BROKEN = pair("broken", {"problem": "does not run any more"})
+OURS = pair("ours", {"problem": "not done after 200 s", "limit": 200.0}, "crashed")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([FAIR], []),
+        ([FAIR, LATE], ["counted: 0.10 of Torch-Pruning's on the geometric mean of 2 models"]),
+        ([LATE], ["counted: 0.01 of Torch-Pruning's on the geometric mean of 1 models"]),
+        ([FAIR, BROKEN], ["in no mean, since Torch-Pruning's result is of no use: broken"]),
+        ([FAIR, OURS], []),
+    ],
+)
+def test_remarks(pairs: list[Any], expected: list[str]) -> None:
+    said = list(bench_speed.remarks(pairs))
+    assert len(said) == len(expected)
+    assert all(text in one for text, one in zip(expected, said, strict=True)), said
+
+
+def test_timeouts_count_in_no_verdict() -> None:
+    (_, first), *_ = list(bench_speed.verdicts([FAIR, LATE]))[1:]
+    assert "1.00 of Torch-Pruning's on the geometric mean of 1 models" in first
