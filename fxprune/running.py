@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from copy import copy, deepcopy
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import nn
 import passes
 from fxprune import masks, pipeline, ranks
 from fxprune.allocators import Choice
-from fxprune.calibration import Calibration
-from fxprune.calling import called, check_finite
+from fxprune.calling import Callbacks, Say, called, check_finite
 from fxprune.capture import capture
 from fxprune.carrying import carry
 from fxprune.checkpoint import Checkpoint, Saved
@@ -35,20 +33,6 @@ from fxprune.trials import Trials, fingerprint
 from fxprune.watching import cut, settled, watching
 from passes.allocate import costed, planned
 
-FineTune = Callable[[nn.Module, int], None]
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Hold what the caller gives beside model and specification; each may be absent."""
-
-    data: Calibration = field(default_factory=Calibration)
-    evaluate: Callable[[nn.Module], float] | None = None
-    fine_tune: FineTune | None = None
-    optimizer: torch.optim.Optimizer | None = None
-    checkpoint: Path | None = None
-    say: Callable[[str], None] = field(default=lambda text: None)
-
 
 class Run:
     """Carry a model through a schedule: what it was, what is left of it, and what was learned."""
@@ -58,6 +42,7 @@ class Run:
         self._model = model
         self._program = capture(model, inputs)
         self._first = self._program
+        self._scored: Program | None = None  # where one scoring serves several goals
         self._slim: SlimModule | None = None
         self._origin: Origin | None = None
         self._kept: Kept | None = None
@@ -81,13 +66,30 @@ class Run:
         self._masks: dict[str, torch.Tensor] = {}
         self._gates: dict[str, torch.Tensor] = {}
 
+    # ---- several goals ---------------------------------------------------------------------------
+
+    def scored(self) -> Program:
+        """Return the program of what is left of the model, with every selected unit scored."""
+        return pipeline.run(self._ready(), passes.coupling(self._spec))
+
+    def towards(self, spec: Spec, scored: Program, say: Say) -> Run:
+        """Return a run that goes on from here to another goal, with these scores."""
+        other = copy(self)
+        other._spec, other.saved = spec, deepcopy(self.saved)
+        other._scored, other._calls = scored.with_(say=say), replace(self._calls, say=say)
+        return other
+
+    def whole(self) -> Program:
+        """Return the original model as a module to run."""
+        return pipeline.run(self._first, [passes.make("restore", {})])
+
     # ---- a step ----------------------------------------------------------------------------------
 
     def remove(self, goal: Objective, part: float) -> None:
         """Choose until the goal is met, and remove what was chosen."""
         if self.saved.history and goal.sparsity <= 1.0 - self.saved.history[-1].goal + 1e-12:
             return  # a schedule that cools down asks for no more
-        scored = pipeline.run(self._ready(), passes.coupling(self._spec))
+        scored = self._scored or self.scored()
         if isinstance(goal, Latency) and self.saved.step == self._spec.schedule.made().count:
             program = self._measured(scored, goal, part)
         else:
