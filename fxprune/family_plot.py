@@ -46,6 +46,7 @@ def plot(family: Family, path: str | os.PathLike[str]) -> None:
         axes.annotate(name, (row.spent, row.worth), (6, -11), textcoords="offset points")
     cost, worth = family.axes
     axes.set(xlabel=cost, ylabel=worth, title=f"members by {family.objective}")
+    axes.margins(0.15)
     axes.grid(alpha=0.3)
     figure.savefig(path, format=Path(path).suffix[1:], metadata=_undated(path))
 
