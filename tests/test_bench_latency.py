@@ -17,6 +17,11 @@ import bench_latency
 from passes.allocate import Allocate
 
 
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.stopwatch.ATTEMPTS", 1, raising=False)
+
+
 def tiny() -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 1)]

@@ -40,6 +40,10 @@ SAME: dict[str, dict[str, Any]] = {
     **{name: {"objective": objective} for name, objective in OBJECTIVES.items()},
     "global": {"allocation": "global", "objective": {"macs": 0.9}},
     "optimal": {"allocation": "optimal", "objective": {"macs": 0.9}},
+    "sensitivity": {
+        "allocation": {"name": "sensitivity", "step": 0.3},
+        "objective": {"macs": 0.9},
+    },
     "isomorphic": {"allocation": "isomorphic", "objective": {"macs": 0.9}},
     "blocks": {
         "target": {"kind": "block", "tensor": "weight", "block": [2, 2], "axes": [0, 1]},
