@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.calibration import Loss
 from fxprune.calling import Callbacks, Evaluate, FineTune, Say
-from fxprune.devices import batch_of, device
+from fxprune.devices import batch_of, clock_of, device
 from fxprune.errors import FxpruneError, SpecError
 from fxprune.family_table import Family, Member, Row, marked
 from fxprune.guards import Mask
@@ -102,8 +102,9 @@ def swept(
     deepest = max((one.objective.made() for _, one in goals), key=lambda one: one.sparsity)
     clock = _clock(deepest, timed_on)
     run = Run(model, spec, inputs, calls)
-    warm_up(run, spec.schedule.made(), run.related(deepest))
-    scored = run.scored()
+    deepest = run.related(deepest)
+    warm_up(run, spec.schedule.made(), deepest)
+    scored = run.foreseen(run.scored(), deepest)
     members = tuple(
         _member(run.towards(wanted, scored, _saying(calls.say, goal)), scored, goal, wanted)
         for goal, wanted in goals
@@ -209,7 +210,8 @@ def _timed(family: Family, whole: Program, clock: Latency) -> Family:
     made += [(one.module, one.module.signature) for one in family.members]
     runs = [build(module, signature, clock.threads, batch) for module, signature in made]
     names = ["original", *(f"{one.goal:g}" for one in family.members)]
-    first, *others = timed(names, runs, clock.threads, batch, SECONDS)
+    ticks = clock_of(clock.device, clock.threads)
+    first, *others = timed(names, runs, clock.threads, batch, SECONDS, clock=ticks)
     pairs = zip(family.members, others, strict=True)
     return replace(
         family,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import copy, deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ from fxprune.slim import SlimModule
 from fxprune.spec import AllocationSpec, Spec
 from fxprune.stopwatch import Stopwatch
 from fxprune.trials import Trials, fingerprint
-from fxprune.watching import cut, settled, watching
+from fxprune.watching import cut, narrowed, settled, watching
 from passes.allocate import costed, planned
 
 
@@ -66,11 +67,20 @@ class Run:
         self._masks: dict[str, torch.Tensor] = {}
         self._gates: dict[str, torch.Tensor] = {}
 
-    # ---- several goals ---------------------------------------------------------------------------
+    # ---- a step ----------------------------------------------------------------------------------
 
     def scored(self) -> Program:
         """Return the program of what is left of the model, with every selected unit scored."""
         return pipeline.run(self._ready(), passes.coupling(self._spec))
+
+    def foreseen(self, scored: Program, goal: Objective) -> Program:
+        """Return a scored program that can foretell a latency, if one is asked and it can be."""
+        if self._stopwatch is None or not isinstance(goal, Latency) or scored.kernels is not None:
+            return scored
+        kernels = self._stopwatch.kernels(scored, goal, self._calls.say)
+        if isinstance(kernels, str):
+            self._calls.say(kernels)
+        return scored if isinstance(kernels, str) else scored.with_(kernels=kernels)
 
     def towards(self, spec: Spec, scored: Program, say: Say) -> Run:
         """Return a run that goes on from here to another goal, with these scores."""
@@ -82,8 +92,6 @@ class Run:
     def whole(self) -> Program:
         """Return the original model as a module to run."""
         return pipeline.run(self._first, [passes.make("restore", {})])
-
-    # ---- a step ----------------------------------------------------------------------------------
 
     def remove(self, goal: Objective, part: float) -> None:
         """Choose until the goal is met, and remove what was chosen."""
@@ -107,15 +115,11 @@ class Run:
     def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
         watch, say = self._stopwatch, self._calls.say
         assert watch is not None
-        kernels = watch.kernels(scored, goal, say)
-        if isinstance(kernels, str):
-            say(kernels)
-        else:
-            scored = scored.with_(kernels=kernels)
-            goal = watch.settled(goal, kernels, lambda one: self._chosen_by(scored, one, part), say)
-        program, self._latency = watch.meet(
-            goal, lambda one: self._removed(scored, one, part), say
-        )
+        scored = self.foreseen(scored, goal)
+        if scored.kernels is not None:
+            choose = partial(self._chosen_by, scored, part=part)
+            goal = watch.settled(goal, scored.kernels, choose, say)
+        program, self._latency = watch.meet(goal, lambda one: self._removed(scored, one, part), say)
         return program
 
     def _chosen_by(self, scored: Program, goal: Objective, part: float) -> Program:
@@ -170,7 +174,7 @@ class Run:
         with torch.no_grad():
             for name, tensor in self._slim.state_dict(keep_vars=True).items():
                 if name in given:
-                    tensor.copy_(_cut(given[name].detach(), (self._kept or {}).get(name, ())))
+                    tensor.copy_(narrowed(given[name].detach(), (self._kept or {}).get(name, ())))
         if self._masks and not self._through:
             masks.hold(self._slim)
         if self._calls.optimizer is not None:
@@ -294,10 +298,3 @@ class Run:
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
         slim.report = Report.of(program, self.saved.history, self._latency)
         return slim
-
-
-def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    for dim, index in enumerate(axes):
-        if len(index) != tensor.shape[dim]:
-            tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor

@@ -15,6 +15,8 @@ import fxprune
 from fxprune.errors import FxpruneError, ObjectiveError, SpecError
 from fxprune.family_table import Family, Member, Row, marked
 from fxprune.metrics.magnitude import L2
+from fxprune.objectives.latency import Latency
+from fxprune.stopwatch import Stopwatch
 from tests.told_clock import BATCHES, network, told_clock, train, worth
 
 X = (torch.randn(2, 3, 8, 8),)
@@ -179,6 +181,19 @@ def test_a_real_device() -> None:
     spec = {"objective": {"macs": 0.5}}
     found = fxprune.prune_family(network(), spec, X, sweep=[0.5], device="ort-cpu")
     assert found.table[1].ratio is not None
+
+
+def test_kernels_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What foretells latencies is made for the smallest member and serves them all."""
+    asked: list[float] = []
+    told = lambda _, program, goal, say: asked.append(goal.goal) or object()  # noqa: E731
+    monkeypatch.setattr(Stopwatch, "kernels", told)
+    monkeypatch.setattr(Stopwatch, "settled", lambda _, goal, *__: goal)
+    monkeypatch.setattr(Latency, "timed", lambda self, kernels: self)
+    spec = {"objective": {"latency": 0.9, "device": "clock"}}
+    found = fxprune.prune_family(network(), spec, X, sweep=[0.8, 0.5])
+    assert asked == [0.5]
+    assert [one.met for one in found.latencies] == [True, True]  # type: ignore[union-attr]
 
 
 FRONTS: dict[str, tuple[list[tuple[float, float]], list[bool]]] = {

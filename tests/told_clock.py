@@ -41,11 +41,11 @@ def told_clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         built.append(f"{size}, {threads}, {batch}")
         return lambda: size * 1e-6
 
-    def pair(runs: Any, *_: Any) -> list[devices.Timing]:
+    def pair(runs: Any, *_: Any, **__: Any) -> list[devices.Timing]:
         return [devices.Timing(t := run() * 1e3, t * 0.99, t * 1.01) for run in runs]
 
     def together(
-        names: list[str], runs: Any, threads: int, batch: int, seconds: float
+        names: list[str], runs: Any, threads: int, batch: int, seconds: float, clock: Any
     ) -> list[Timing]:
         times = [run() for run in runs]
         if not isinstance(times[0], float):

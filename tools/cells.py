@@ -55,7 +55,7 @@ def apart(script: str, cell: Row, timeout: float, cache: str | None = None) -> R
     call = [sys.executable, script, "--worker", json.dumps(cell)]
     environment = os.environ | dict.fromkeys(THREADS, "1")
     if cache is not None:
-        environment["XDG_CACHE_HOME"] = cache
+        environment |= dict.fromkeys(("XDG_CACHE_HOME", "FXPRUNE_CACHE"), cache)
     with tempfile.TemporaryFile("w+") as said:
         try:
             done = subprocess.run(
