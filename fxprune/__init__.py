@@ -4,9 +4,10 @@ It captures a model as an ATen graph, finds by itself which slices of which tens
 together, decides what to remove to meet an objective, removes it, and exports what is left.
 """
 
-from fxprune.api import Analysis, analyze, export_onnx, prune, run, save
+from fxprune.api import analyze, export_onnx, prune, run, save
 from fxprune.api import load_module as load
 from fxprune.errors import FxpruneError
+from fxprune.family import prune_family
 from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.slim import SlimModule
@@ -17,7 +18,6 @@ from fxprune.tuning import FineTune
 __version__ = "0.1.0"
 
 __all__ = [
-    "Analysis",
     "FineTune",
     "FxpruneError",
     "Plan",
@@ -28,6 +28,7 @@ __all__ = [
     "export_onnx",
     "load",
     "prune",
+    "prune_family",
     "run",
     "save",
     "speedup",

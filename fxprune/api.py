@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch.export import ExportedProgram
 
-from fxprune import archive, onnx, pipeline, ranks
-from fxprune.calibration import Calibration, Loss
+from fxprune import archive, onnx, pipeline
+from fxprune.calibration import Loss
+from fxprune.calling import Callbacks
 from fxprune.capture import capture, evaluating, quiet
 from fxprune.cost import Cost
-from fxprune.errors import CallbackError, ExportError, FileError, first_line
+from fxprune.errors import ExportError, FileError, first_line
 from fxprune.masks import attach
 from fxprune.plan import Plan
 from fxprune.program import Program, Signature, set_tensor, tensors_of
@@ -67,23 +67,10 @@ def prune(
     ObjectiveError or VerifyError, each with one line that names the place, the fact and the next
     step.
     """
-    from fxprune.loop import prune_in_steps  # late: these stand above the passes
-    from fxprune.running import Callbacks
+    from fxprune.loop import prune_in_steps  # late: it stands above the passes
 
-    for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
-        if given is not None and not callable(given):
-            raise CallbackError(f"{name}: a function is needed, not {type(given).__name__}")
-    folder = Path(checkpoint) if checkpoint is not None else None
-    say = progress if callable(progress) else (shown if progress else lambda text: None)
-    data = Calibration(calibrate, loss)
-    calls = Callbacks(data, evaluate, fine_tune, optimizer, folder, say)
+    calls = Callbacks.of(calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress)
     return prune_in_steps(model, Spec.of(spec), inputs, calls)
-
-
-def shown(text: str) -> None:
-    """Print a line of progress on standard error, from one process of a job only."""
-    if ranks.first():
-        print(f"fxprune: {text}", file=sys.stderr, flush=True)
 
 
 def run(model: Model, passes: str, inputs: Any = None) -> SlimModule:

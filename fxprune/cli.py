@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fxprune import api, archive, callbacks, onnx_cli, spec_cli, speeding
+from fxprune import api, archive, callbacks, family_cli, onnx_cli, spec_cli, speeding
 from fxprune.errors import FileError, FxpruneError, InputError
 from fxprune.examples import read_examples, shaped
 from fxprune.files import check_writable
+from fxprune.report import LatencyReport
 from fxprune.spec import Spec
 
 app = typer.Typer(
@@ -83,10 +86,7 @@ def _check_output(output: Path) -> None:
 
 
 def _write(slim: Any, output: Path) -> None:
-    if output.suffix == ".onnx":
-        api.export_onnx(slim, output)
-    else:
-        api.save(slim, output)
+    family_cli.put(slim, output)
     print(f"wrote {output} ({output.stat().st_size:,} bytes)")
 
 
@@ -144,18 +144,45 @@ def prune(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="A folder: a killed run goes on from it.")
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            "--sweep",
+            help="Goals, as in 0.8,0.6,0.4: a model each (OUTPUT-0.8 …), a table and a plot.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="The plot of a sweep, .svg or .png; default: OUTPUT.svg."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Prune a model to a specification and write what is left."""
     _check_output(output)
     wanted = Spec.of(spec)
     given = callbacks.given(functions, calibrate, batch)
+    if plot is not None and sweep is None:
+        raise InputError(f"--plot {plot}: it shows a sweep; give --sweep too")
+    if sweep is not None:
+        if checkpoint is not None:
+            raise InputError("--checkpoint: a sweep keeps none; leave out it or --sweep")
+        given["progress"] = not quiet
+        load = partial(_load, model, trust, input_shape, example)
+        _judge(family_cli.sweep(wanted, sweep, output, plot, load, given).latencies)
+        return
     loaded, inputs = _load(model, trust, input_shape, example)
     slim = api.prune(loaded, wanted, inputs, checkpoint=checkpoint, progress=not quiet, **given)
     _write(slim, output)
     print(slim.report)
-    if slim.report.latency is not None and not slim.report.latency.met:
-        print(f"fxprune: error: objective: {slim.report.latency}", file=sys.stderr)
+    _judge([slim.report.latency])
+
+
+def _judge(latencies: Sequence[LatencyReport | None]) -> None:
+    """End with status 3 where a latency was asked and missed, saying which."""
+    missed = [one for one in latencies if one is not None and not one.met]
+    for one in missed:
+        print(f"fxprune: error: objective: {one}", file=sys.stderr)
+    if missed:
         raise typer.Exit(3)
 
 

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxprune.calling import Callbacks
 from fxprune.errors import SpecError
-from fxprune.running import Callbacks, Run
+from fxprune.objectives import Objective
+from fxprune.running import Run
+from fxprune.schedules import Schedule
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
 
 
 def prune_in_steps(model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> SlimModule:
     """Prune as a specification says: step by step, each in terms of the original model."""
-    schedule, objective = spec.schedule.made(), spec.objective.made()
     check(spec, calls)
     run = Run(model, spec, inputs, calls)
-    objective = run.related(objective)
+    objective = run.related(spec.objective.made())
     run.resume()
+    warm_up(run, spec.schedule.made(), objective)
+    return stepped(run, spec.schedule.made(), objective)
+
+
+def warm_up(run: Run, schedule: Schedule, objective: Objective) -> None:
+    """Train before anything is removed, as often as the schedule says."""
     while run.saved.tunings < schedule.warmup:
         run.fine_tune()
         run.settle(objective)
         run.save()
+
+
+def stepped(run: Run, schedule: Schedule, objective: Objective) -> SlimModule:
+    """Go all steps of the schedule; return what is left."""
     while run.saved.step < schedule.count:
         run.saved.step += 1
         goal = objective.at(schedule.sparsity(run.saved.step, objective.sparsity))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from copy import copy, deepcopy
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +15,7 @@ from torch import nn
 import passes
 from fxprune import masks, pipeline, ranks
 from fxprune.allocators import Choice
-from fxprune.calibration import Calibration
-from fxprune.calling import called, check_finite
+from fxprune.calling import Callbacks, Say, called, check_finite
 from fxprune.capture import capture
 from fxprune.carrying import carry
 from fxprune.checkpoint import Checkpoint, Saved
@@ -32,22 +31,8 @@ from fxprune.slim import SlimModule
 from fxprune.spec import AllocationSpec, Spec
 from fxprune.stopwatch import Stopwatch
 from fxprune.trials import Trials, fingerprint
-from fxprune.watching import cut, settled, watching
+from fxprune.watching import cut, narrowed, settled, watching
 from passes.allocate import costed, planned
-
-FineTune = Callable[[nn.Module, int], None]
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Hold what the caller gives beside model and specification; each may be absent."""
-
-    data: Calibration = field(default_factory=Calibration)
-    evaluate: Callable[[nn.Module], float] | None = None
-    fine_tune: FineTune | None = None
-    optimizer: torch.optim.Optimizer | None = None
-    checkpoint: Path | None = None
-    say: Callable[[str], None] = field(default=lambda text: None)
 
 
 class Run:
@@ -58,6 +43,7 @@ class Run:
         self._model = model
         self._program = capture(model, inputs)
         self._first = self._program
+        self._scored: Program | None = None  # where one scoring serves several goals
         self._slim: SlimModule | None = None
         self._origin: Origin | None = None
         self._kept: Kept | None = None
@@ -83,11 +69,35 @@ class Run:
 
     # ---- a step ----------------------------------------------------------------------------------
 
+    def scored(self) -> Program:
+        """Return the program of what is left of the model, with every selected unit scored."""
+        return pipeline.run(self._ready(), passes.coupling(self._spec))
+
+    def foreseen(self, scored: Program, goal: Objective) -> Program:
+        """Return a scored program that can foretell a latency, if one is asked and it can be."""
+        if self._stopwatch is None or not isinstance(goal, Latency) or scored.kernels is not None:
+            return scored
+        kernels = self._stopwatch.kernels(scored, goal, self._calls.say)
+        if isinstance(kernels, str):
+            self._calls.say(kernels)
+        return scored if isinstance(kernels, str) else scored.with_(kernels=kernels)
+
+    def towards(self, spec: Spec, scored: Program, say: Say) -> Run:
+        """Return a run that goes on from here to another goal, with these scores."""
+        other = copy(self)
+        other._spec, other.saved = spec, deepcopy(self.saved)
+        other._scored, other._calls = scored.with_(say=say), replace(self._calls, say=say)
+        return other
+
+    def whole(self) -> Program:
+        """Return the original model as a module to run."""
+        return pipeline.run(self._first, [passes.make("restore", {})])
+
     def remove(self, goal: Objective, part: float) -> None:
         """Choose until the goal is met, and remove what was chosen."""
         if self.saved.history and goal.sparsity <= 1.0 - self.saved.history[-1].goal + 1e-12:
             return  # a schedule that cools down asks for no more
-        scored = pipeline.run(self._ready(), passes.coupling(self._spec))
+        scored = self._scored or self.scored()
         if isinstance(goal, Latency) and self.saved.step == self._spec.schedule.made().count:
             program = self._measured(scored, goal, part)
         else:
@@ -105,12 +115,10 @@ class Run:
     def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
         watch, say = self._stopwatch, self._calls.say
         assert watch is not None
-        kernels = watch.kernels(scored, goal, say)
-        if isinstance(kernels, str):
-            say(kernels)
-        else:
-            scored = scored.with_(kernels=kernels)
-            goal = watch.settled(goal, kernels, lambda one: self._chosen_by(scored, one, part), say)
+        scored = self.foreseen(scored, goal)
+        if scored.kernels is not None:
+            choose = partial(self._chosen_by, scored, part=part)
+            goal = watch.settled(goal, scored.kernels, choose, say)
         program, self._latency = watch.meet(goal, lambda one: self._removed(scored, one, part), say)
         return program
 
@@ -166,7 +174,7 @@ class Run:
         with torch.no_grad():
             for name, tensor in self._slim.state_dict(keep_vars=True).items():
                 if name in given:
-                    tensor.copy_(_cut(given[name].detach(), (self._kept or {}).get(name, ())))
+                    tensor.copy_(narrowed(given[name].detach(), (self._kept or {}).get(name, ())))
         if self._masks and not self._through:
             masks.hold(self._slim)
         if self._calls.optimizer is not None:
@@ -290,10 +298,3 @@ class Run:
         program = self._program.with_(plan=plan, seconds=self._seconds, origin=self._origin)
         slim.report = Report.of(program, self.saved.history, self._latency)
         return slim
-
-
-def _cut(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    for dim, index in enumerate(axes):
-        if len(index) != tensor.shape[dim]:
-            tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor

@@ -71,10 +71,15 @@ def settled(
 
 def cut(learned: Learned, kept: Mapping[str, tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
     """Return what was learned, cut like the parameters that it is about."""
-    smaller: dict[str, torch.Tensor] = {}
-    for key, tensor in learned.items():
-        for dim, index in enumerate(kept.get(key.partition(":")[2], ())):
-            if tensor.ndim > dim and len(index) != tensor.shape[dim]:
-                tensor = tensor.index_select(dim, index.to(tensor.device))
-        smaller[key] = tensor
-    return smaller
+    return {
+        key: narrowed(tensor, kept.get(key.partition(":")[2], ()))
+        for key, tensor in learned.items()
+    }
+
+
+def narrowed(tensor: torch.Tensor, axes: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return what is kept of a tensor: the indices of each of its leading axes."""
+    for dim, index in enumerate(axes[: tensor.ndim]):
+        if len(index) != tensor.shape[dim]:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
