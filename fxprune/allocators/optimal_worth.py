@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fxprune.allocators.registry import Moves, Problem
 from fxprune.guards import Mask
 
-Measure = Literal["shares", "sum", "square", "odds", "cube"]
+Measure = Literal["shares", "wshares", "sum", "wsquare", "whalf"]
 NOTHING = 1e-6  # the share of a target's scores below which nothing of it counts as kept
 
 
@@ -27,6 +27,7 @@ class Worth:
     scores: NDArray[np.float64]
     units: Sequence[Any]  # of each target
     totals: NDArray[np.float64]
+    weights: NDArray[np.float64]
     measure: Measure
 
     @classmethod
@@ -40,7 +41,18 @@ class Worth:
             scores[target.units] = scaled - low
         units = [target.units for target in problem.targets]
         totals = np.array([scores[one].sum() for one in units])
-        return cls(scores, units, totals, measure)
+        ranks = {name: len(axes) for name, axes, *_ in problem.cost.tensors}
+        weights = np.array(
+            [
+                float(len({name for name, _ in target.footprint if ranks.get(name, 0) > 1}) or 1)
+                for target in problem.targets
+            ]
+        )
+        if measure == "whalf":
+            weights = np.sqrt(weights)
+        if measure == "shares":
+            weights = np.ones(len(weights))
+        return cls(scores, units, totals, weights, measure)
 
     def lost(self, k: int, moves: Moves) -> NDArray[np.float64]:
         """Return what is lost of target `k` with 0, 1, 2, … moves."""
@@ -48,24 +60,19 @@ class Worth:
         gone: NDArray[np.float64] = np.concatenate([[0.0], each])
         if self.measure == "sum":
             return gone
-        return -_logs(self.totals[k] - gone, self.totals[k], self.measure)
+        return -self.weights[k] * _logs(self.totals[k] - gone, self.totals[k], self.measure)
 
     def kept(self, alive: Mask) -> float:
         """Return the worth of what is alive."""
         left = np.array([self.scores[one][alive[one]].sum() for one in self.units])
         if self.measure == "sum":
             return float(left.sum())
-        return float(_logs(left, self.totals, self.measure).sum())
+        return float((self.weights * _logs(left, self.totals, self.measure)).sum())
 
 
 def _logs(left: Any, total: Any, measure: Measure) -> NDArray[np.float64]:
     whole = np.maximum(total, 1e-30)
-    kept = np.clip(left / whole, 1e-3, 1.0)
-    if measure == "square":
-        return -((1 - kept) ** 2)
-    if measure == "cube":
-        return -((1 - kept) ** 3)
-    if measure == "odds":
-        return -(((1 - kept) / kept) ** 2)
-    found: NDArray[np.float64] = np.log(kept)
-    return found
+    kept: NDArray[np.float64] = np.clip(left / whole, 1e-3, 1.0)
+    if measure == "wsquare":
+        return np.square(1 - kept) * -1.0
+    return np.square((1 - kept) / kept) * -1.0
