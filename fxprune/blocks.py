@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fxprune.errors import SpecError
 from fxprune.guards import Ids, Mask
+from fxprune.ordering import ascending
 from fxprune.targets import Target
 
 Size = int | Literal["all"]
@@ -53,7 +54,10 @@ class Grid:
 
     def pooled(self, entries: torch.Tensor, within: str = "sum") -> NDArray[np.float64]:
         """Return the sum, or the maximum, of the entries in every block, `[blocks]`."""
-        rows = entries.double()
+        rows = self._pooled(entries.double(), within)
+        return np.asarray(rows.flatten().cpu().numpy(), dtype=np.float64)
+
+    def _pooled(self, rows: torch.Tensor, within: str = "sum") -> torch.Tensor:
         for axis, b in enumerate(self.block):
             if b == 1:
                 continue
@@ -64,15 +68,21 @@ class Grid:
                 rows = torch.nn.functional.pad(rows, pad, value=fill)
             rows = rows.unflatten(axis, (-1, b))
             rows = rows.sum(axis + 1) if within == "sum" else rows.amax(axis + 1)
-        return np.asarray(rows.flatten().cpu().numpy(), dtype=np.float64)
+        return rows
+
+    def together(self, entries: torch.Tensor) -> torch.Tensor:
+        """Return for every entry the sum of the entries of its block, of the tensor's shape."""
+        return self._spread(self._pooled(entries))
 
     def spread(self, keep: Mask) -> torch.Tensor:
         """Return which entries are kept, bool of the tensor's shape, given which blocks are."""
-        mask = torch.from_numpy(keep.reshape(self.counts))
+        return self._spread(torch.from_numpy(keep.reshape(self.counts))).contiguous()
+
+    def _spread(self, blocks: torch.Tensor) -> torch.Tensor:
         for axis, (n, b) in enumerate(zip(self.shape, self.block, strict=True)):
             if b > 1:
-                mask = mask.repeat_interleave(b, axis).narrow(axis, 0, n)
-        return mask.contiguous()
+                blocks = blocks.repeat_interleave(b, axis).narrow(axis, 0, n)
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ class BlockTarget(Target):
         Of an N:M pattern whole groups follow each other, those that lose least first.
         """
         if self.pattern is None:
-            return np.argsort(score, kind="stable"), 1, len(self)
+            return ascending(score), 1, len(self)
         place = np.full(len(self.grid), -1)
         place[self.index] = np.arange(len(self.index))
         groups = place[self.pattern.groups(self.grid.shape)]

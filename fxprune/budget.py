@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocators import Bounds, Choice, Key, Move, Progress, moves_of
+from fxprune.allocators import Bounds, Choice, Key, Move, Progress, Ranked, moves_of
 from fxprune.allocators.registry import MANY, NOWHERE
 from fxprune.cost import Cost
 from fxprune.emptiness import ranks, risky
@@ -55,9 +56,15 @@ class Budget:
     def moves(self, step: int) -> list[list[Move]]:
         """Return the moves of each target in their order, at a rounding."""
         if step not in self._moves:
-            sizes, bounds = self.sizes, self.bounds
-            self._moves[step] = moves_of(self.targets, self.scores, bounds, sizes, step)
+            self._moves[step] = self._cut(step)
         return self._moves[step]
+
+    def _cut(self, step: int, finer: Mapping[int, Ids] = MappingProxyType({})) -> list[list[Move]]:
+        return moves_of(self.targets, self._ranked, self.bounds, self.sizes, step, finer)
+
+    @cached_property
+    def _ranked(self) -> list[Ranked]:
+        return [Ranked.of(t, score) for t, score in zip(self.targets, self.scores, strict=True)]
 
     @cached_property
     def _moves(self) -> dict[int, list[list[Move]]]:
@@ -90,11 +97,17 @@ class Budget:
             if not cuts:
                 return choice
             finer |= {k: np.union1d(finer.get(k, cut), cut) for k, cut in cuts.items()}
-            bounds, sizes = self.bounds, self.sizes
             before = sum(map(len, moves))
-            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer)
+            moves = self._cut(step, finer)
             if sum(map(len, moves)) == before:
                 return choice
+
+    def below(self, threshold: float) -> Choice:
+        """Return the choice of all units whose score is at most a threshold, within the bounds."""
+        ends = [np.searchsorted(one.highest, threshold, side="right") for one in self._ranked]
+        moves = self._cut(self.steps[-1], {k: np.array([end]) for k, end in enumerate(ends)})
+        taken = [m for listed in moves for m in listed if m.due or m.score <= threshold]
+        return self.choice(taken)
 
     def near(self, choice: Choice) -> bool:
         """Tell whether a choice meets the goal within the tolerance."""

@@ -69,7 +69,8 @@ class Guards:
         """Return `n` new variables as a guard array of shape `[n, 1]`."""
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
-            room = max(self.size, 4 * len(self._parent))
+            more = 4 if len(self._parent) < 1 << 20 else 1.5
+            room = max(self.size, int(more * len(self._parent)))
             self._parent = grown(self._parent, room, 0)
             self._pinned = grown(self._pinned, room, 0)
             self._defined = grown(self._defined, room, -1)
@@ -158,7 +159,9 @@ class Guards:
 
     def survivors(self, alive: Mask) -> Mask:
         """Return for every variable whether it survives where those of `alive` do."""
-        root = self.find(np.arange(self.size, dtype=np.int64))
+        root = self._parent[: self.size]
+        while not np.array_equal(up := root[root], root):
+            root[:] = up
         pinned = self._pinned[root] > 0
         survives: Mask = alive[root] | pinned
         defined = np.flatnonzero((self._defined[root] >= 0) & ~pinned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxprune.errors import SpecError
+from fxprune.learners import learners
 from fxprune.running import Callbacks, Run
 from fxprune.slim import SlimModule
 from fxprune.spec import Spec
@@ -28,6 +29,8 @@ def prune_in_steps(model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> Sli
         if schedule.rewinds:
             run.rewind()
         run.fine_tune()
+        if run.saved.step < schedule.count:
+            run.settle(objective)
         run.note(goal)
         run.save()
     return run.finished()
@@ -36,6 +39,7 @@ def prune_in_steps(model: Any, spec: Spec, inputs: Any, calls: Callbacks) -> Sli
 def check(spec: Spec, calls: Callbacks) -> None:
     """Raise SpecError where the axes cannot go together with what the caller gave."""
     schedule = spec.schedule.made()
+    learners(spec)
     if schedule.warmup and calls.fine_tune is None:
         raise SpecError(
             f"schedule: {spec.schedule.name} trains before it removes (warmup = "

@@ -124,7 +124,9 @@ def _before(module: nn.Module, args: Any) -> None:
     _mask(module)
 
 
-@torch.compiler.disable(reason="masks that let gradients through are put on between two graphs")
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="masks that let gradients through are put on between two graphs"
+)
 def _mask(module: nn.Module) -> None:
     if _followed():
         return
@@ -146,7 +148,9 @@ def _after(module: nn.Module, args: Any, result: Any) -> None:
         _unmask(module)
 
 
-@torch.compiler.disable(reason="masks that let gradients through are taken off between two graphs")
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="masks that let gradients through are taken off between two graphs"
+)
 def _unmask(module: nn.Module) -> None:
     if not _followed():
         settle(module)
