@@ -19,7 +19,7 @@ from fxprune.spec import Spec
 TABLE = [
     *("level", "l1", "l2", "fpgm", "slim", "apoz", "mean-activation", "taylor-fo", "admm"),
     *("movement", "linear", "agp", "lottery-ticket", "simulated-annealing", "auto-compress"),
-    *("amc", "netadapt", "sensitivity", "transformer-head"),
+    *("amc", "netadapt", "sensitivity", "transformer-head", "soft-movement"),
 ]
 FIRST, LAST = [0, 1, 2, 3], [4, 5, 6, 7]  # halves of eight units
 
@@ -225,6 +225,34 @@ def movement() -> None:
     assert [step.goal for step in found.report.steps][-2:] == [0.5, 0.5]  # the last cools down
 
 
+def soft_movement() -> None:
+    model, masks = Mlp(), list[Tensor]()
+    with torch.no_grad():
+        model.first.weight[FIRST] = 20.0  # large, and on their way to zero
+        model.first.weight[LAST] = 0.1  # small, and on their way from it
+        model.last.weight.fill_(0.1)
+
+    def loss(module: Any) -> Tensor:
+        masks.append(getattr(module.first, "weight_mask", torch.ones(8, 4) > 0).clone())
+        return (
+            0.01 * module.first.weight[FIRST].sum()
+            - 2.0 * module.first.weight[LAST].sum()
+            - module.last.weight.sum()
+        )
+
+    spec = {"preset": "soft-movement", "metric": {"rate": 3.0, "penalty": 0.2}}
+    found = prune(model, spec, fine_tune=Tuned(loss))
+    falling = [float(mask[FIRST].float().mean()) for mask in masks]
+    assert falling[0] == 1.0  # σ(0) is above the threshold
+    assert falling[-1] == 0.0
+    mask = found.plan.masks["first.weight"]
+    assert not mask[FIRST].any()
+    assert mask[LAST].all()
+    assert found.plan.masks["last.weight"].all()  # no tensor has to give what others do
+    (said,) = [note for note in found.report.notes if note.startswith("objective.ratio: asked 0.5")]
+    assert "scores above the threshold of 0.1" in said
+
+
 def goals(name: str, curve: Callable[[float], float]) -> None:
     tuned = Tuned(nothing)
     found = prune(Mlp(), name, fine_tune=tuned)
@@ -363,4 +391,5 @@ def test_a_preset_goes_as_far_as_is_asked(name: str) -> None:
     spec = Spec.of({"preset": name, "objective": {"params": 0.3}})
     assert spec.objective.chosen == ("params", 0.3)
     others = {"transformer-head": ("ratio", 0.5), "level": ("params", 0.5)}
+    others["soft-movement"] = ("ratio", 0.5)
     assert Spec.of(name).objective.chosen == others.get(name, ("macs", 0.5))
