@@ -30,7 +30,7 @@ SPEC = {
     "schedule": {"name": "movement", "steps": 6, "warmup": 1, "cooldown": 2},
     "objective": {"ratio": 0.5},
 }
-PENALTY = 1.0
+PENALTY = 1.1
 RANKED = {"name": "global", "normalize": "none"}
 
 
