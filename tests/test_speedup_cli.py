@@ -133,7 +133,7 @@ def test_errors_are_one_line_and_leave_no_file(name: str, call: Call) -> None:
     Path("bad.pt2").write_bytes(b"PK no archive")
     exported(network(), "net.pt2")
     torch.save(nn.Linear(2, 2), "net.pth")
-    status, out, err = call(*words)
+    status, _, err = call(*words)
     assert status == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
