@@ -100,13 +100,25 @@ class Pattern:
         rows = np.moveaxis(numbers, self.axis, -1)[..., :whole]
         return rows.reshape(-1, self.m)
 
+    def remark(self, name: str, shape: Sequence[int]) -> str:
+        """Say how much of a tensor is in no whole group; nothing where all is."""
+        size, rest = shape[self.axis], shape[self.axis] % self.m
+        some = f"{name}: {rest} of {size} along axis {self.axis} are no whole group of"
+        return f"{some} {self.n}:{self.m} and stay dense" if rest else ""
+
+    def rest(self, shape: Sequence[int]) -> Mask:
+        """Return which entries, of the tensor laid out flat, are in no whole group."""
+        rest = np.ones(prod(shape), dtype=bool)
+        rest[self.groups(shape)] = False
+        return rest
+
 
 @dataclass(frozen=True, eq=False)
 class BlockTarget(Target):
     """Hold the blocks of one tensor: unit `k` is block `index[k]` of the grid.
 
-    With a `pattern` the units are single entries, and only so many of each group may leave. Of an
-    activation, `site` is the node that makes it and `readers` those that read it there.
+    With a `pattern` the units are single entries, and only so many of each group may leave; what is
+    in no whole group is no unit. Of an activation, `site` is the node that makes it and `readers` those that read it there.
     """
 
     tensor: str = ""
@@ -118,7 +130,7 @@ class BlockTarget(Target):
 
     def mask(self, alive: Mask) -> torch.Tensor:
         """Return which entries of the tensor are kept, bool of its shape."""
-        keep = np.zeros(len(self.grid), dtype=bool)
+        keep = self._rest()
         keep[self.index] = alive[self.units]
         return self.grid.spread(keep)
 
@@ -133,18 +145,19 @@ class BlockTarget(Target):
 
     def entries(self, alive: Mask) -> int:
         """Return how many entries of the tensor are kept."""
-        return int(self.grid.sizes()[self.index][alive[self.units]].sum())
+        return int(self.grid.sizes()[self.index][alive[self.units]].sum() + self._rest().sum())
+
+    def _rest(self) -> Mask:
+        """Return which entries are in no group of the pattern, and stay."""
+        if self.pattern is None:
+            return np.zeros(len(self.grid), dtype=bool)
+        return self.pattern.rest(self.grid.shape)
 
     def remark(self) -> str:
         """Say what of the tensor does not fit the blocks; nothing where all does."""
         shape = self.grid.shape
         if self.pattern is not None:
-            n, m, axis = self.pattern.n, self.pattern.m, self.pattern.axis
-            rest = shape[axis] % m
-            stays = (
-                f"{self.tensor}: {rest} of {shape[axis]} along axis {axis} are no whole group of"
-            )
-            return f"{stays} {n}:{m} and stay dense" if rest else ""
+            return self.pattern.remark(self.tensor, shape)
         if not self.grid.ragged:
             return ""
         return (
@@ -174,15 +187,21 @@ class Layout:
     """Say how tensors are cut: sizes of a block, and the axes that they are along.
 
     `block` is a size for every axis named (or all), a size for each, or `{"n": 2, "m": 4}`.
-    Axes that are not named have blocks of 1; "all" is a whole axis.
+    Axes that are not named have blocks of 1; "all" is a whole axis. A pattern without an axis is
+    along the one that is summed over.
     """
 
     block: Block = 1
     axes: tuple[int, ...] | None = None
 
-    def of(self, name: str, shape: Sequence[int], where: str) -> tuple[Grid, Pattern | None]:
-        """Return the grid of a tensor; raises SpecError where the layout does not fit it."""
-        axes = self._axes(name, shape, where)
+    def of(
+        self, name: str, shape: Sequence[int], where: str, summed: int = 1
+    ) -> tuple[Grid, Pattern | None]:
+        """Return the grid of a tensor, of which the axis `summed` is summed over.
+
+        Raises SpecError where the layout does not fit it.
+        """
+        axes = self._axes(name, shape, where, summed)
         if isinstance(self.block, Mapping):
             n, m = self.block["n"], self.block["m"]
             if len(axes) != 1:
@@ -198,11 +217,13 @@ class Layout:
             block[axis] = shape[axis] if size == "all" else min(int(size), shape[axis])
         return Grid(tuple(shape), tuple(block)), None
 
-    def _axes(self, name: str, shape: Sequence[int], where: str) -> tuple[int, ...]:
+    def _axes(
+        self, name: str, shape: Sequence[int], where: str, summed: int
+    ) -> tuple[int, ...]:
         rank = len(shape)
         if self.axes is None:
             if isinstance(self.block, Mapping):
-                return (min(1, rank - 1),)
+                return (min(summed, rank - 1),)
             many = len(self.block) if isinstance(self.block, tuple) else rank
             return tuple(range(many))
         for axis in self.axes:
@@ -257,5 +278,7 @@ def masks_of(
 
 def blocks_left(target: BlockTarget, mask: torch.Tensor) -> int:
     """Return how many blocks a mask leaves, of a tensor that may have become smaller."""
+    if target.pattern is not None:
+        return int(mask.flatten()[target.pattern.groups(mask.shape).ravel()].sum())
     block = tuple(min(b, n) for b, n in zip(target.grid.block, mask.shape, strict=True))
     return int((Grid(tuple(mask.shape), block).pooled(mask.float()) > 0).sum())
