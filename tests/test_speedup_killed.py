@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fxprune
 from tests.networks.killed import STAGES, Stage, expected, killed
 
-X = (torch.randn(2, 3, 8, 8),)
+X = (torch.randn(2, 3, 12, 12),)
 
 
 @settings(max_examples=30, deadline=None)
@@ -22,7 +22,7 @@ def test_exactly_what_is_dead_is_gone(stages: Sequence[Stage], seed: int) -> Non
     fast = fxprune.speedup(model, X).eval()
     found = [fast.get_parameter(f"conv.{k}.weight").shape[0] for k in range(len(stages))]
     assert found == wanted, fast.report.notes
-    x = torch.randn(3, 3, 8, 8)
+    x = torch.randn(3, 3, 12, 12)
     with torch.no_grad():
         ours, theirs = model(x), fast(x)
     assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(ours.abs().max()))

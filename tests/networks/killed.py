@@ -196,7 +196,7 @@ def _fed(model: Chain) -> dict[str, Tensor]:
         if isinstance(one, nn.Conv2d | nn.Linear)
     ]
     with torch.no_grad():
-        model(3 * torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        model(3 * torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(0)))
     for hook in hooks:
         hook.remove()
     return fed
