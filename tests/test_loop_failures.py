@@ -150,9 +150,10 @@ def test_a_run_that_stopped_goes_on(name: str, at: int, carried: bool, tmp_path:
 
 
 KILLED = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-from test_loop_failures import *
+import os, signal, torch
+import fxprune
+from tests.looped import *
+from tests.test_loop_failures import RESUMED
 def tune(module, step):
     if step == {stop}: os.kill(os.getpid(), signal.SIGKILL)
     train(module, step)
@@ -163,7 +164,7 @@ print("PLAN", [t.kept for t in slim.report.targets], sum(float(p.sum()) for p in
 
 def test_a_process_that_was_killed_goes_on(tmp_path: Path) -> None:
     def run(folder: str, stop: int) -> subprocess.CompletedProcess[str]:
-        text = KILLED.format(tests=str(Path(__file__).parent), stop=stop, folder=folder)
+        text = KILLED.format(stop=stop, folder=folder)
         text = text.replace("X0", "(torch.ones(2, 3, 8, 8),)")
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         return subprocess.run(

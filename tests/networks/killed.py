@@ -125,10 +125,10 @@ def _kill(model: Any, k: int, unit: int, how: Kill) -> None:
         return
     if model.stages[k].norm and how != "zero":
         model.norm[key].weight[unit] = 0
-        model.norm[key].bias[unit] = -200.0 if how == "negative" else 0.8
+        model.norm[key].bias[unit] = -1e30 if how == "negative" else 0.8
     else:
         conv.weight[unit] = 0
-        conv.bias[unit] = {"zero": 0.0, "scale": 0.8, "negative": -200.0}[how]
+        conv.bias[unit] = {"zero": 0.0, "scale": 0.8, "negative": -1e30}[how]
 
 
 def expected(model: Chain) -> list[int]:
