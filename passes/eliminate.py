@@ -78,8 +78,7 @@ def _notes(program: Program, found: Deadness, places: list[str]) -> list[str]:
     targets = program.selected
     units, notes = _units(targets), list[str]()
     if found.alive[units].all():
-        some = program.costs["zeros_before"]
-        why = "" if some else ": no parameter is zero"
+        why = "" if program.costs["zeros_before"] else ": no parameter is zero"
         notes = [f"nothing was removed: no unit is provably dead or constant{why}"]
     if places:
         some = ", ".join(places[:3]) + (", …" if len(places) > 3 else "")
