@@ -118,7 +118,8 @@ class BlockTarget(Target):
     """Hold the blocks of one tensor: unit `k` is block `index[k]` of the grid.
 
     With a `pattern` the units are single entries, and only so many of each group may leave; what is
-    in no whole group is no unit. Of an activation, `site` is the node that makes it and `readers` those that read it there.
+    in no whole group is no unit. Of an activation, `site` is the node that makes it and `readers`
+    those that read it there.
     """
 
     tensor: str = ""
