@@ -218,9 +218,7 @@ class Layout:
             block[axis] = shape[axis] if size == "all" else min(int(size), shape[axis])
         return Grid(tuple(shape), tuple(block)), None
 
-    def _axes(
-        self, name: str, shape: Sequence[int], where: str, summed: int
-    ) -> tuple[int, ...]:
+    def _axes(self, name: str, shape: Sequence[int], where: str, summed: int) -> tuple[int, ...]:
         rank = len(shape)
         if self.axes is None:
             if isinstance(self.block, Mapping):
