@@ -69,8 +69,7 @@ class Guards:
         """Return `n` new variables as a guard array of shape `[n, 1]`."""
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
-            more = 4 if len(self._parent) < 1 << 20 else 1.5
-            room = max(self.size, int(more * len(self._parent)))
+            room = max(self.size, len(self._parent) * (8 if self.size < 1 << 20 else 3) // 2)
             self._parent = grown(self._parent, room, 0)
             self._pinned = grown(self._pinned, room, 0)
             self._defined = grown(self._defined, room, -1)
