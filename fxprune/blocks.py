@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fxprune.errors import SpecError
 from fxprune.guards import Ids, Mask
+from fxprune.ordering import ascending
 from fxprune.targets import Target
 
 Size = int | Literal["all"]
@@ -53,7 +54,10 @@ class Grid:
 
     def pooled(self, entries: torch.Tensor, within: str = "sum") -> NDArray[np.float64]:
         """Return the sum, or the maximum, of the entries in every block, `[blocks]`."""
-        rows = entries.double()
+        rows = self._pooled(entries.double(), within)
+        return np.asarray(rows.flatten().cpu().numpy(), dtype=np.float64)
+
+    def _pooled(self, rows: torch.Tensor, within: str = "sum") -> torch.Tensor:
         for axis, b in enumerate(self.block):
             if b == 1:
                 continue
@@ -64,15 +68,21 @@ class Grid:
                 rows = torch.nn.functional.pad(rows, pad, value=fill)
             rows = rows.unflatten(axis, (-1, b))
             rows = rows.sum(axis + 1) if within == "sum" else rows.amax(axis + 1)
-        return np.asarray(rows.flatten().cpu().numpy(), dtype=np.float64)
+        return rows
+
+    def together(self, entries: torch.Tensor) -> torch.Tensor:
+        """Return for every entry the sum of the entries of its block, of the tensor's shape."""
+        return self._spread(self._pooled(entries))
 
     def spread(self, keep: Mask) -> torch.Tensor:
         """Return which entries are kept, bool of the tensor's shape, given which blocks are."""
-        mask = torch.from_numpy(keep.reshape(self.counts))
+        return self._spread(torch.from_numpy(keep.reshape(self.counts))).contiguous()
+
+    def _spread(self, blocks: torch.Tensor) -> torch.Tensor:
         for axis, (n, b) in enumerate(zip(self.shape, self.block, strict=True)):
             if b > 1:
-                mask = mask.repeat_interleave(b, axis).narrow(axis, 0, n)
-        return mask.contiguous()
+                blocks = blocks.repeat_interleave(b, axis).narrow(axis, 0, n)
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -90,13 +100,26 @@ class Pattern:
         rows = np.moveaxis(numbers, self.axis, -1)[..., :whole]
         return rows.reshape(-1, self.m)
 
+    def remark(self, name: str, shape: Sequence[int]) -> str:
+        """Say how much of a tensor is in no whole group; nothing where all is."""
+        size, rest = shape[self.axis], shape[self.axis] % self.m
+        some = f"{name}: {rest} of {size} along axis {self.axis} are no whole group of"
+        return f"{some} {self.n}:{self.m} and stay dense" if rest else ""
+
+    def rest(self, shape: Sequence[int]) -> Mask:
+        """Return which entries, of the tensor laid out flat, are in no whole group."""
+        rest = np.ones(prod(shape), dtype=bool)
+        rest[self.groups(shape)] = False
+        return rest
+
 
 @dataclass(frozen=True, eq=False)
 class BlockTarget(Target):
     """Hold the blocks of one tensor: unit `k` is block `index[k]` of the grid.
 
-    With a `pattern` the units are single entries, and only so many of each group may leave. Of an
-    activation, `site` is the node that makes it and `readers` those that read it there.
+    With a `pattern` the units are single entries, and only so many of each group may leave; what is
+    in no whole group is no unit. Of an activation, `site` is the node that makes it and `readers`
+    those that read it there.
     """
 
     tensor: str = ""
@@ -108,7 +131,7 @@ class BlockTarget(Target):
 
     def mask(self, alive: Mask) -> torch.Tensor:
         """Return which entries of the tensor are kept, bool of its shape."""
-        keep = np.zeros(len(self.grid), dtype=bool)
+        keep = self._rest()
         keep[self.index] = alive[self.units]
         return self.grid.spread(keep)
 
@@ -123,18 +146,19 @@ class BlockTarget(Target):
 
     def entries(self, alive: Mask) -> int:
         """Return how many entries of the tensor are kept."""
-        return int(self.grid.sizes()[self.index][alive[self.units]].sum())
+        return int(self.grid.sizes()[self.index][alive[self.units]].sum() + self._rest().sum())
+
+    def _rest(self) -> Mask:
+        """Return which entries are in no group of the pattern, and stay."""
+        if self.pattern is None:
+            return np.zeros(len(self.grid), dtype=bool)
+        return self.pattern.rest(self.grid.shape)
 
     def remark(self) -> str:
         """Say what of the tensor does not fit the blocks; nothing where all does."""
         shape = self.grid.shape
         if self.pattern is not None:
-            n, m, axis = self.pattern.n, self.pattern.m, self.pattern.axis
-            rest = shape[axis] % m
-            stays = (
-                f"{self.tensor}: {rest} of {shape[axis]} along axis {axis} are no whole group of"
-            )
-            return f"{stays} {n}:{m} and stay dense" if rest else ""
+            return self.pattern.remark(self.tensor, shape)
         if not self.grid.ragged:
             return ""
         return (
@@ -147,7 +171,7 @@ class BlockTarget(Target):
         Of an N:M pattern whole groups follow each other, those that lose least first.
         """
         if self.pattern is None:
-            return np.argsort(score, kind="stable"), 1, len(self)
+            return ascending(score), 1, len(self)
         place = np.full(len(self.grid), -1)
         place[self.index] = np.arange(len(self.index))
         groups = place[self.pattern.groups(self.grid.shape)]
@@ -164,15 +188,21 @@ class Layout:
     """Say how tensors are cut: sizes of a block, and the axes that they are along.
 
     `block` is a size for every axis named (or all), a size for each, or `{"n": 2, "m": 4}`.
-    Axes that are not named have blocks of 1; "all" is a whole axis.
+    Axes that are not named have blocks of 1; "all" is a whole axis. A pattern without an axis is
+    along the one that is summed over.
     """
 
     block: Block = 1
     axes: tuple[int, ...] | None = None
 
-    def of(self, name: str, shape: Sequence[int], where: str) -> tuple[Grid, Pattern | None]:
-        """Return the grid of a tensor; raises SpecError where the layout does not fit it."""
-        axes = self._axes(name, shape, where)
+    def of(
+        self, name: str, shape: Sequence[int], where: str, summed: int = 1
+    ) -> tuple[Grid, Pattern | None]:
+        """Return the grid of a tensor, of which the axis `summed` is summed over.
+
+        Raises SpecError where the layout does not fit it.
+        """
+        axes = self._axes(name, shape, where, summed)
         if isinstance(self.block, Mapping):
             n, m = self.block["n"], self.block["m"]
             if len(axes) != 1:
@@ -188,11 +218,11 @@ class Layout:
             block[axis] = shape[axis] if size == "all" else min(int(size), shape[axis])
         return Grid(tuple(shape), tuple(block)), None
 
-    def _axes(self, name: str, shape: Sequence[int], where: str) -> tuple[int, ...]:
+    def _axes(self, name: str, shape: Sequence[int], where: str, summed: int) -> tuple[int, ...]:
         rank = len(shape)
         if self.axes is None:
             if isinstance(self.block, Mapping):
-                return (min(1, rank - 1),)
+                return (min(summed, rank - 1),)
             many = len(self.block) if isinstance(self.block, tuple) else rank
             return tuple(range(many))
         for axis in self.axes:
@@ -247,5 +277,7 @@ def masks_of(
 
 def blocks_left(target: BlockTarget, mask: torch.Tensor) -> int:
     """Return how many blocks a mask leaves, of a tensor that may have become smaller."""
+    if target.pattern is not None:
+        return int(mask.flatten()[target.pattern.groups(mask.shape).ravel()].sum())
     block = tuple(min(b, n) for b, n in zip(target.grid.block, mask.shape, strict=True))
     return int((Grid(tuple(mask.shape), block).pooled(mask.float()) > 0).sum())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocators import Bounds, Choice, Key, Moves, Progress, moves_of
+from fxprune.allocators import Bounds, Choice, Key, Moves, Progress, Ranked, moves_of
 from fxprune.allocators.registry import MANY, NOWHERE, Values
 from fxprune.cost import Cost
 from fxprune.emptiness import ranks, risky
@@ -51,9 +52,20 @@ class Budget:
     def moves(self, step: int) -> list[Moves]:
         """Return the moves of each target in their order, at a rounding."""
         if step not in self._moves:
-            sizes, bounds = self.sizes, self.bounds
-            self._moves[step] = moves_of(self.targets, self.scores, bounds, sizes, step)
+            self._moves[step] = self._cut(step)
         return self._moves[step]
+
+    def _cut(
+        self,
+        step: int,
+        finer: Mapping[int, Ids] = MappingProxyType({}),
+        known: Sequence[Moves] = (),
+    ) -> list[Moves]:
+        return moves_of(self.targets, self._ranked, self.bounds, self.sizes, step, finer, known)
+
+    @cached_property
+    def _ranked(self) -> list[Ranked]:
+        return [Ranked.of(t, score) for t, score in zip(self.targets, self.scores, strict=True)]
 
     @cached_property
     def _moves(self) -> dict[int, list[Moves]]:
@@ -87,11 +99,17 @@ class Budget:
             if not cuts:
                 return choice
             finer |= {k: np.union1d(finer.get(k, cut), cut) for k, cut in cuts.items()}
-            bounds, sizes = self.bounds, self.sizes
             before = sum(map(len, moves))
-            moves = moves_of(self.targets, self.scores, bounds, sizes, step, finer, moves)
+            moves = self._cut(step, finer, moves)
             if sum(map(len, moves)) == before:
                 return choice
+
+    def below(self, threshold: float) -> Choice:
+        """Return the choice of all units whose score is at most a threshold, within the bounds."""
+        ends = [np.searchsorted(one.highest, threshold, side="right") for one in self._ranked]
+        moves = self._cut(self.steps[-1], {k: np.array([end]) for k, end in enumerate(ends)})
+        taken = [max(m.due, int(np.searchsorted(m.score, threshold, side="right"))) for m in moves]
+        return self.choice([m.first(n) for m, n in zip(moves, taken, strict=True) if n])
 
     def near(self, choice: Choice) -> bool:
         """Tell whether a choice meets the goal within the tolerance."""

@@ -66,7 +66,10 @@ def _load(model: Path, trust: bool, shapes: list[str] | None, example: Path | No
     if not model.exists():
         raise FileError(f"{model}: there is no such file")
     if model.suffix == ".pt2":
-        return archive.load_exported(model, trust=trust)[0], inputs
+        exported, extra = archive.load_exported(model, trust=trust)
+        if "fxprune.plan.json" in extra:  # perhaps with masks, which are no part of the program
+            return api.load_module(model, trust=trust), inputs
+        return exported, inputs
     if model.suffix not in (".pt", ".pth"):
         raise FileError(f"{model}: not a model: a .pt2 program or a .pt/.pth module is needed")
     loaded = archive.load_pickled_module(model, trust=trust)

@@ -71,7 +71,7 @@ def product(call: Call) -> Any:
     if all(one.whole for one in parts):
         values = computed(call, [one.value for one in parts], bias.kept if bias else None)
         return spread(values, _varying_bias(call, parts, bias, values))
-    if not any(bool((~one.nonzero).any()) for one in parts):
+    if all(bool(one.nonzero.all()) and (one.whole or bool(one.varies.all())) for one in parts):
         return call.nothing()
     varies = varying(call, parts)
     if bool(varies.all()):

@@ -6,6 +6,7 @@ from typing import Any
 
 from fxprune.calling import Callbacks
 from fxprune.errors import SpecError
+from fxprune.learners import learners
 from fxprune.objectives import Objective
 from fxprune.running import Run
 from fxprune.schedules import Schedule
@@ -40,6 +41,8 @@ def stepped(run: Run, schedule: Schedule, objective: Objective) -> SlimModule:
         if schedule.rewinds:
             run.rewind()
         run.fine_tune()
+        if run.saved.step < schedule.count:
+            run.settle(objective)
         run.note(goal)
         run.save()
     return run.finished()
@@ -48,6 +51,7 @@ def stepped(run: Run, schedule: Schedule, objective: Objective) -> SlimModule:
 def check(spec: Spec, calls: Callbacks) -> None:
     """Raise SpecError where the axes cannot go together with what the caller gave."""
     schedule = spec.schedule.made()
+    learners(spec)
     if schedule.warmup and calls.fine_tune is None:
         raise SpecError(
             f"schedule: {spec.schedule.name} trains before it removes (warmup = "

@@ -40,6 +40,7 @@ def attach(module: nn.Module, masks: Mapping[str, torch.Tensor], dense: bool = F
     if masks:
         module.register_forward_pre_hook(_before, prepend=True)
         module.register_forward_hook(_after)
+        module.register_state_dict_pre_hook(_saved)
         if not dense:
             hold(module)
 
@@ -53,8 +54,9 @@ def detach(module: nn.Module) -> None:
         if leaf + SUFFIX in owner._buffers:
             del owner._buffers[leaf + SUFFIX]
     vars(module)["_fxprune_masks"] = ()
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (_before, _after)]:
+    kinds = (module._forward_pre_hooks, module._forward_hooks, module._state_dict_pre_hooks)
+    for hooks in kinds:
+        for key in [key for key, hook in hooks.items() if hook in (_before, _after, _saved)]:
             del hooks[key]
 
 
@@ -105,15 +107,29 @@ def _masking(held: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]
     return masking
 
 
-def _traced() -> bool:
+def _followed() -> bool:
     """Tell whether the forward is only followed, not run: then values are not to be changed."""
     from torch.utils._python_dispatch import _get_current_dispatch_mode  # private: may be missing
 
-    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    return _get_current_dispatch_mode() is not None
 
 
 def _before(module: nn.Module, args: Any) -> None:
-    if _traced():
+    if torch.compiler.is_exporting():
+        return
+    if torch.compiler.is_compiling() and not module._fxprune_dense:
+        with torch.no_grad():  # a part of the compiled graph: it zeroes at every call
+            for _, parameter, mask in _pairs(module):
+                parameter.masked_fill_(~mask, 0)
+        return
+    _mask(module)
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="masks that let gradients through are put on between two graphs"
+)
+def _mask(module: nn.Module) -> None:
+    if _followed():
         return
     if not module._fxprune_dense:
         hold(module)
@@ -129,8 +145,22 @@ def _before(module: nn.Module, args: Any) -> None:
 
 def _after(module: nn.Module, args: Any, result: Any) -> None:
     """Put dense weights back at once where no backward pass will follow."""
-    if not _traced() and module._fxprune_dense and not torch.is_grad_enabled():
+    if module._fxprune_dense and not torch.is_grad_enabled():
+        _unmask(module)
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="masks that let gradients through are taken off between two graphs"
+)
+def _unmask(module: nn.Module) -> None:
+    if not _followed():
         settle(module)
+
+
+def _saved(module: nn.Module, *args: Any) -> None:
+    """Zero what an optimizer has moved since the last forward, before the state dict is read."""
+    if not module._fxprune_dense:
+        hold(module)
 
 
 def settle(module: nn.Module) -> None:

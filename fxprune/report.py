@@ -149,6 +149,15 @@ class Report:
             data["latency"] = LatencyReport(**data["latency"])
         return cls(**data)
 
+    def _zeros(self) -> str:
+        """Say how many zeros became speed, and how many stayed zeros."""
+        gone = max(0, self.zeros_before - self.zeros_after)
+        return (
+            f"{self.zeros_before:,} parameters were zero: {gone:,} "
+            f"({gone / self.zeros_before:.1%}) left with dead units, and {self.zeros_after:,} stay "
+            "in dense tensors, where they save neither time nor memory"
+        )
+
     def __str__(self) -> str:
         lines = [f"{'':<18}{'before':>16}{'after':>16}{'kept':>9}"]
         for name in ("parameters", "macs", "bytes", "activation_bytes"):
@@ -163,10 +172,7 @@ class Report:
             share = self.masked / (self.parameters_after or 1)
             lines.append(f"{self.masked:,} of the parameters left are masked ({share:.1%})")
         if self.zeros_before:
-            lines.append(
-                f"{self.zeros_before:,} parameters were zero: {self.zeros_after:,} of what is left "
-                "are, and dense kernels compute with them all the same"
-            )
+            lines.append(self._zeros())
         if len(self.steps) > 1:
             lines.append("steps, of the original:")
             lines += [f"  {step}" for step in self.steps]

@@ -20,7 +20,7 @@ from fxprune.capture import capture
 from fxprune.carrying import carry
 from fxprune.checkpoint import Checkpoint, Saved
 from fxprune.errors import CheckpointError
-from fxprune.metrics import Learner
+from fxprune.learners import learners
 from fxprune.objectives import Objective
 from fxprune.objectives.latency import Latency
 from fxprune.origin import Kept, Origin, after
@@ -56,10 +56,7 @@ class Run:
             self._checkpoint = Checkpoint(calls.checkpoint, belongs)
         memory = calls.checkpoint / "scores.jsonl" if calls.checkpoint and ranks.first() else None
         self._trials = Trials(calls.evaluate, memory) if calls.evaluate is not None else None
-        metrics = [spec.metric, *(t.metric for t in spec.target if t.metric is not None)]
-        made = {repr(one): one.made() for one in metrics}
-        training = [one for one in made.values() if one.needs == "training"]
-        self._learners = [one for one in training if isinstance(one, Learner)]
+        self._learners = learners(spec)
         # such a metric looks at what is masked as well, which may come back
         self._through = any(getattr(one, "straight_through", False) for one in self._learners)
         self._stopwatch: Stopwatch | None = None
@@ -134,9 +131,8 @@ class Run:
 
     def _ready(self) -> Program:
         """Return the program of what is left of the model, with all that the passes look at."""
-        if self._slim is not None:
-            self._program = self._graph(self._slim)
-        return self._program.with_(
+        program = self._program if self._slim is None else self._graph(self._slim)
+        return program.with_(
             calibration=self._calls.data,
             trials=self._trials,
             learned=self.saved.learned,
@@ -190,9 +186,12 @@ class Run:
         self._calls.say(f"fine-tuning {number}")
         more = self.saved.step < self._spec.schedule.made().count  # else there is nothing to learn
         learners = self._learners if more else []
-        graph = self._graph(module).module if learners else self._program.module
-        with watching(learners, graph, module, self.saved.learned):
+        seen = pipeline.run(self._ready(), self._selecting()) if learners else self._program
+        with watching(learners, seen.module, module, self.saved.learned, seen.selected):
             ranks.together(lambda: self._tuned(module, number))
+
+    def _selecting(self) -> tuple[passes.Pass, ...]:
+        return passes.coupling(self._spec)[:-1]
 
     def _graph(self, module: SlimModule) -> Program:
         """Return a module captured, with its masks taken off meanwhile."""
@@ -267,7 +266,7 @@ class Run:
         if found is None:
             return
         for alive in found.alive:
-            program = pipeline.run(self._ready(), passes.coupling(self._spec)[:-1])
+            program = pipeline.run(self._ready(), self._selecting())
             if program.discovery is None or len(alive) != program.discovery.coupling.guards.size:
                 raise CheckpointError("checkpoint: it does not fit the model; start anew")
             self._took(pipeline.run(self._chosen(program, alive), passes.removing()))

@@ -47,7 +47,7 @@ class Variables:
         """Return `n` new variables as a guard array of shape `[n, 1]`."""
         start, self.size = self.size, self.size + n
         if self.size > len(self._parent):
-            room = max(self.size, 4 * len(self._parent))
+            room = max(self.size, len(self._parent) * (8 if self.size < 1 << 20 else 3) // 2)
             self._parent = grown(self._parent, room)
             self._pinned = grown(self._pinned, room)
             self._defined = grown(self._defined, room)

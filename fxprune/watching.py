@@ -9,24 +9,34 @@ import torch
 from torch import fx, nn
 
 from fxprune import ranks
+from fxprune.blocks import BlockTarget, Grid
 from fxprune.masks import restore
-from fxprune.metrics.registry import Learned, Learner
+from fxprune.metrics.registry import Learned, Learner, Seen
 from fxprune.plan import Plan
+from fxprune.targets import Target
 
 
 @contextmanager
 def watching(
-    learners: Sequence[Learner], graph: fx.GraphModule, module: nn.Module, learned: Learned
+    learners: Sequence[Learner],
+    graph: fx.GraphModule,
+    module: nn.Module,
+    learned: Learned,
+    targets: Sequence[Target] = (),
 ) -> Iterator[None]:
     """Show each learner every gradient of the parameters it watches while the body runs.
 
-    It sees what each backward pass brings by itself, whatever the caller accumulates. At the end
-    what was learned is averaged over the processes of a job, as they do with gradients: each has
-    seen those of its own share of the data.
+    It sees what each backward pass brings by itself, whatever the caller accumulates, and into
+    which blocks a parameter is cut where those are `targets`. At the end what was learned is
+    averaged over the processes of a job, as they do with gradients: each has seen those of its own
+    share of the data.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    grids = {t.tensor: t.grid for t in targets if isinstance(t, BlockTarget)}
     handles = [
-        parameters[name].register_hook(_hook(learner, name, parameters[name], learned))
+        parameters[name].register_hook(
+            _hook(learner, name, parameters[name], grids.get(name), learned)
+        )
         for learner in learners
         for name in dict.fromkeys(learner.watched(graph))
         if name in parameters and parameters[name].requires_grad
@@ -41,12 +51,12 @@ def watching(
 
 
 def _hook(
-    learner: Learner, name: str, parameter: nn.Parameter, learned: Learned
+    learner: Learner, name: str, parameter: nn.Parameter, grid: Grid | None, learned: Learned
 ) -> Callable[[torch.Tensor], torch.Tensor | None]:
     def observe(gradient: torch.Tensor) -> torch.Tensor | None:
         restore(parameter)  # a mask that lets gradients through has hidden the weights till now
         with torch.no_grad():
-            return learner.observe(name, parameter, gradient, learned)
+            return learner.observe(Seen(name, parameter, gradient, grid), learned)
 
     return observe
 

@@ -67,8 +67,9 @@ class Allocate:
         assert program.discovery is not None
         cost = costed(program)
         origin = program.origin or Origin(program.discovery, program.selected, cost)
-        budget = self._budget(program, origin, cost, name, objective)
-        choice = self._chosen(program, allocator, budget)
+        choice = self._chosen(
+            program, allocator, self._budget(program, origin, cost, name, objective)
+        )
         program = planned(program.with_(origin=origin), cost, choice)
         return program.noted(*_notes(program, choice, name, objective))
 
@@ -194,9 +195,11 @@ def _notes(program: Program, choice: Choice, name: str, objective: Objective) ->
             "as auxiliary heads: they are counted before, and left out of the result"
         )
     wanted = 1.0 - objective.sparsity
-    if abs(choice.achieved - wanted) > TOLERANCE * wanted:
-        ratio = name == "ratio"
-        asked, left = (1.0 - wanted, 1.0 - choice.achieved) if ratio else (wanted, choice.achieved)
+    ratio = name == "ratio"
+    asked, left = (1.0 - wanted, 1.0 - choice.achieved) if ratio else (wanted, choice.achieved)
+    if choice.note:
+        notes.append(f"objective.{name}: asked {asked:g}, achieved {left:.4f}: {choice.note}")
+    elif abs(choice.achieved - wanted) > TOLERANCE * wanted:
         notes.append(
             f"objective.{name}: asked {asked:g}, nearest reachable {left:.4f}: "
             "the units of the selected targets allow nothing nearer"

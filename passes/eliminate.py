@@ -62,7 +62,7 @@ class Eliminate:
         zeros = {"zeros_before": _zeros(before), "zeros_after": _zeros(module)}
         program = program.with_(costs={**program.costs, **zeros})
         program = program.with_(module=module, owned=True, facts=program.facts - {"coupled"})
-        return program.noted(*_notes(program.selected, found, places))
+        return program.noted(*_notes(program, found, places))
 
 
 def _zeros(module: torch.nn.Module) -> int:
@@ -74,10 +74,12 @@ def _units(targets: tuple[Target, ...]) -> Ids:
     return np.concatenate([np.zeros(0, dtype=np.int64), *every])
 
 
-def _notes(targets: tuple[Target, ...], found: Deadness, places: list[str]) -> list[str]:
-    units = _units(targets)
-    gone = units[~found.alive[units]]
-    notes = [] if len(gone) else ["nothing was removed: no unit is provably dead or constant"]
+def _notes(program: Program, found: Deadness, places: list[str]) -> list[str]:
+    targets = program.selected
+    units, notes = _units(targets), list[str]()
+    if found.alive[units].all():
+        why = "" if program.costs["zeros_before"] else ": no parameter is zero"
+        notes = [f"nothing was removed: no unit is provably dead or constant{why}"]
     if places:
         some = ", ".join(places[:3]) + (", …" if len(places) > 3 else "")
         notes.append(

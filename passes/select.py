@@ -12,6 +12,7 @@ import torch
 
 from fxprune.blocks import BlockTarget, Grid, Layout, Pattern, block_of
 from fxprune.errors import SpecError
+from fxprune.metrics.footprint import makes
 from fxprune.pipeline import register, unknown
 from fxprune.program import Program
 from fxprune.sites import masked_sites, paths, sites
@@ -100,8 +101,10 @@ class Select:
             return self._added(program, self._activations(program, layout))
         chosen: list[Target] = []
         for name, shape in self._tensors(program.discovery):
-            grid, pattern = layout.of(name, shape, self.where)
-            if len(grid) > 1:
+            grid, pattern = layout.of(name, shape, self.where, _summed(program, name))
+            if pattern is not None and pattern.rest(shape).all():
+                program = program.noted(pattern.remark(name, shape))
+            elif len(grid) > 1:
                 chosen.append(_block_target(program, name, grid, pattern))
         if not chosen and program.origin is None:
             raise SpecError(
@@ -214,9 +217,11 @@ def _block_target(
     """Return the blocks of a tensor that no mask has taken yet, as fresh variables."""
     assert program.discovery is not None
     index = np.arange(len(grid), dtype=np.int64)
+    if pattern is not None:
+        index = np.flatnonzero(~pattern.rest(grid.shape))
     mask = program.masks.get(name, mask)
     if mask is not None:
-        index = index[grid.pooled(mask.float()) > 0]
+        index = index[grid.pooled(mask.float())[index] > 0]
     units = program.discovery.coupling.guards.fresh(len(index))[:, 0]
     footprint = tuple((name, d) for d in range(len(grid.shape)))
     label = f"{name}:block"
@@ -231,6 +236,17 @@ def _block_target(
         index=index,
         pattern=pattern,
     )
+
+
+def _summed(program: Program, name: str) -> int:
+    """Return which axis of a weight its reader sums over: the second, unless that is what it makes.
+
+    Of the weights of transposed convolutions, and of matrices that stand on the right, it is the
+    first.
+    """
+    nodes = program.module.graph.find_nodes(op="get_attr")
+    node = next((one for one in nodes if one.target == name), None)
+    return 0 if node is not None and makes(node, 1) else 1
 
 
 def _places(parameters: Iterable[str]) -> list[str]:

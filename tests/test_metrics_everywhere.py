@@ -16,8 +16,9 @@ from fxprune import pipeline
 from fxprune.calibration import Calibration
 from fxprune.capture import capture
 from fxprune.errors import SpecError
-from fxprune.metrics import METRICS
+from fxprune.metrics import METRICS, make
 from fxprune.metrics.registry import Needs
+from fxprune.watching import watching
 from tests.networks.test_structures import NETWORKS
 
 
@@ -66,30 +67,56 @@ LEARNED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
-def test_what_is_learned_prunes(network: Any) -> None:
-    model = network().eval()
+def step(module: Any, inputs: Any) -> None:
+    optimizer = torch.optim.SGD(module.parameters(), 1e-3)
+    size(module, inputs).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("number", range(len(NETWORKS)), ids=lambda k: NETWORKS[k].__name__)
+def test_what_is_learned_ranks_and_prunes(number: int) -> None:
+    """All learn from one training and rank; one of them, each time another, prunes in the loop."""
+    model: Any = NETWORKS[number]().eval()
     trains = any(p.requires_grad for p in model.parameters())
-    if not trains or not fxprune.analyze(model, model.inputs).targets:
+    program = pipeline.run(capture(model, model.inputs), [passes.make("couple", {})])
+    assert program.discovery is not None
+    if not trains or not program.discovery.targets:
         return
+    program = pipeline.run(program, [passes.make("select", {})])
+    module: Any = pipeline.run(program, [passes.make("restore", {})]).module.train()
+    learners = [make(one["name"], {k: v for k, v in one.items() if k != "name"}) for one in LEARNED]
+    learned: dict[str, torch.Tensor] = {}
+    with watching(learners, program.module, module, learned):  # type: ignore[arg-type]
+        step(module, model.inputs)
+    able = [one for one in LEARNED if _ranks(program.with_(learned=learned), one)]
+    assert len(able) >= len(LEARNED) - 1  # slim needs norms
+    metric = able[number % len(able)]
+    spec = {
+        "metric": metric,
+        "allocation": {"round_to": 1},
+        "schedule": {"name": "one-shot", "warmup": 2 if metric["name"] == "admm" else 1},
+        "objective": {"ratio": 0.5},
+    }
+    slim = fxprune.prune(
+        model, spec, model.inputs, fine_tune=lambda module, _: step(module, model.inputs)
+    )
+    assert any(one.kept < one.units for one in slim.plan.targets), metric
 
-    def tune(module: torch.nn.Module, step: int) -> None:
-        optimizer = torch.optim.SGD(module.parameters(), 1e-3)
-        size(module, model.inputs).backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
-    for metric in LEARNED:
-        spec = {
-            "metric": metric,
-            "allocation": {"round_to": 1},
-            "schedule": {"name": "one-shot", "warmup": 2 if metric["name"] == "admm" else 1},
-            "objective": {"ratio": 0.5},
-        }
-        try:
-            slim = fxprune.prune(model, spec, model.inputs, fine_tune=tune)
-        except SpecError:
-            if metric["name"] != "slim":  # which is right where there is no norm
-                raise
-            continue
-        assert any(one.kept < one.units for one in slim.plan.targets), metric
+def _ranks(program: Any, metric: dict[str, Any]) -> bool:
+    """Tell whether a metric can rank the targets, and check that units go by its numbers."""
+    name, options = metric["name"], {k: v for k, v in metric.items() if k != "name"}
+    chain = [
+        passes.make("score", {"metric": name, "options": options}),
+        passes.make("allocate", {"ratio": 0.5, "round_to": 1}),
+    ]
+    try:
+        found = pipeline.run(program, chain)
+    except SpecError:
+        if name != "slim":  # which is right where there is no norm
+            raise
+        return False
+    assert all(np.isfinite(score).all() for score in found.scores), metric
+    assert any(one.kept < one.units for one in found.plan.targets), metric
+    return True

@@ -1,114 +1,18 @@
-"""Every preset: it parses, says its paper and what it needs, and does what the paper says."""
+"""Every preset does what its paper says."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-import fxprune
-from fxprune import presets
-from fxprune.spec import Spec
+from tests.preset_nets import TABLE, Attention, Idle, Mlp, Normed, Tuned, kept, nothing, prune
 
-TABLE = [
-    *("level", "l1", "l2", "fpgm", "slim", "apoz", "mean-activation", "taylor-fo", "admm"),
-    *("movement", "linear", "agp", "lottery-ticket", "simulated-annealing", "auto-compress"),
-    *("amc", "netadapt", "sensitivity", "transformer-head"),
-]
 FIRST, LAST = [0, 1, 2, 3], [4, 5, 6, 7]  # halves of eight units
-
-
-class Mlp(nn.Module):
-    """Eight hidden units."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x).relu())
-
-
-class Normed(nn.Module):
-    """Eight channels that a norm scales."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.norm(self.first(x)).relu())
-
-
-class Idle(nn.Module):
-    """Two hidden layers of sixty-four, of which three quarters of the second do nothing at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(8, 64), nn.Linear(64, 64), nn.Linear(64, 4)
-        with torch.no_grad():
-            self.c.weight[:, 16:] = 0.0
-            self.b.weight[16:] *= 0.01  # which every metric of weights sees
-            self.b.bias[16:] *= 0.01
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c(self.b(self.a(x).relu()).relu())
-
-
-class Attention(nn.Module):
-    """Four heads of two, and an MLP."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, 4, 2)).permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.down(self.up(x).relu())
-
-
-@dataclass
-class Tuned:
-    """Fine-tune by plain SGD, and write down what the weights were before and after each call."""
-
-    loss: Callable[[Any], Tensor]
-    lr: float = 0.1
-    watched: str = "first.weight"
-    before: list[Tensor] = field(default_factory=list)
-    after: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, module: nn.Module, step: int) -> None:
-        self.before.append(module.get_parameter(self.watched).detach().clone())
-        optimizer = torch.optim.SGD(module.parameters(), self.lr)
-        optimizer.zero_grad()
-        self.loss(module).backward()
-        optimizer.step()
-        self.after.append(module.get_parameter(self.watched).detach().clone())
-
-
-def prune(model: nn.Module, spec: Any, x: Tensor | None = None, **given: Any) -> Any:
-    inputs = (torch.randn(2, 4) if x is None else x,)
-    return fxprune.prune(model.eval(), spec, inputs, **given)
-
-
-def kept(slim: Any, parameter: str = "first.weight") -> list[int]:
-    return slim.plan.kept[parameter][0].tolist()
-
-
-def nothing(module: Any) -> Tensor:
-    """Return a loss of which no gradient comes: what moves the weights then is the method's own."""
-    return 0.0 * sum(one.sum() for one in module.parameters())
-
-
-# ---- what the papers say -------------------------------------------------------------------------
 
 
 def norms(name: str, remain: list[int]) -> None:
@@ -225,6 +129,34 @@ def movement() -> None:
     assert [step.goal for step in found.report.steps][-2:] == [0.5, 0.5]  # the last cools down
 
 
+def soft_movement() -> None:
+    model, masks = Mlp(), list[Tensor]()
+    with torch.no_grad():
+        model.first.weight[FIRST] = 20.0  # large, and on their way to zero
+        model.first.weight[LAST] = 0.1  # small, and on their way from it
+        model.last.weight.fill_(0.1)
+
+    def loss(module: Any) -> Tensor:
+        masks.append(getattr(module.first, "weight_mask", torch.ones(8, 4) > 0).clone())
+        return (
+            0.01 * module.first.weight[FIRST].sum()
+            - 2.0 * module.first.weight[LAST].sum()
+            - module.last.weight.sum()
+        )
+
+    spec = {"preset": "soft-movement", "metric": {"rate": 3.0, "penalty": 0.2}}
+    found = prune(model, spec, fine_tune=Tuned(loss))
+    falling = [float(mask[FIRST].float().mean()) for mask in masks]
+    assert falling[0] == 1.0  # σ(0) is above the threshold
+    assert falling[-1] == 0.0
+    mask = found.plan.masks["first.weight"]
+    assert not mask[FIRST].any()
+    assert mask[LAST].all()
+    assert found.plan.masks["last.weight"].all()  # no tensor has to give what others do
+    (said,) = [note for note in found.report.notes if note.startswith("objective.ratio: asked 0.5")]
+    assert "scores above the threshold of 0.1" in said
+
+
 def goals(name: str, curve: Callable[[float], float]) -> None:
     tuned = Tuned(nothing)
     found = prune(Mlp(), name, fine_tune=tuned)
@@ -327,40 +259,3 @@ CLAIMS: dict[str, Callable[[], None]] = {name: globals()[name.replace("-", "_")]
 @pytest.mark.parametrize("name", CLAIMS)
 def test_it_does_what_the_paper_says(name: str) -> None:
     CLAIMS[name]()
-
-
-# ---- what the files say --------------------------------------------------------------------------
-
-
-def test_there_is_one_for_every_built_in_algorithm() -> None:
-    assert presets.names() == sorted(TABLE)
-
-
-@pytest.mark.parametrize("name", presets.names())
-def test_a_file_says_what_it_does_its_paper_and_what_to_give(name: str) -> None:
-    text = presets.text(name)
-    spec = Spec.of(name)
-    assert set(tomllib.loads(text)) == {*Spec.model_fields}, "every axis is written out"
-    assert presets.line(name) != text.partition("\n")[0]  # "# name: what it does"
-    assert len(presets.line(name)) > 30
-    assert text.count("\n# paper: ") == 1
-    given = text.partition("\n# give: ")[2].partition("\n# differs:")[0].partition("\ntarget")[0]
-    metric, allocator, schedule = spec.metric.made(), spec.allocation.made(), spec.schedule.made()
-    wanted = {
-        "calibrate": "batches" in metric.needs,
-        "loss": "loss" in metric.needs,
-        "evaluate": allocator.needs == "evaluate",
-        "fine_tune": schedule.warmup > 0 or schedule.count > 1,
-    }
-    missing = [what for what, needed in wanted.items() if needed and what not in given]
-    assert not missing
-    unneeded = ("calibrate", "evaluate")
-    assert not [what for what in unneeded if not wanted[what] and f"{what} (" in given]
-
-
-@pytest.mark.parametrize("name", presets.names())
-def test_a_preset_goes_as_far_as_is_asked(name: str) -> None:
-    spec = Spec.of({"preset": name, "objective": {"params": 0.3}})
-    assert spec.objective.chosen == ("params", 0.3)
-    others = {"transformer-head": ("ratio", 0.5), "level": ("params", 0.5)}
-    assert Spec.of(name).objective.chosen == others.get(name, ("macs", 0.5))

@@ -85,7 +85,7 @@ def test_the_report_tells_speed_from_mask() -> None:
         model.b.weight[0, :2] = 0  # type: ignore[union-attr,index]
     report = fxprune.speedup(model, IMAGE).report
     assert (report.zeros_before, report.zeros_after) == (6, 2)
-    assert "6 parameters were zero: 2 of what is left are" in str(report)
+    assert "6 parameters were zero: 4 (66.7%) left with dead units, and 2 stay" in str(report)
     assert report.parameters_after == report.parameters_before - 3 * 9 - 3 - 4
     assert fxprune.Report.from_json(report.to_json()) == report
 
@@ -128,21 +128,6 @@ def test_our_own_masks_are_cut_and_stay() -> None:
     same(slim.eval(), fast, IMAGE)
     fast.train()(*IMAGE).sum().backward()
     assert not fast.get_parameter("b.weight").grad[~mask].any()
-
-
-def test_the_command_line(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
-    from fxprune import cli
-
-    case = next(case for case in CASES if case.name == "unread")
-    exported = torch.export.export(case.made(), IMAGE)
-    torch.export.save(exported, tmp_path / "net.pt2")
-    given = ["fxprune", "speedup", str(tmp_path / "net.pt2"), "-o", str(tmp_path / "fast.pt2")]
-    monkeypatch.setattr("sys.argv", given)
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
-    assert "parameters were zero" in capsys.readouterr().out
-    assert shapes(fxprune.load(tmp_path / "fast.pt2"))["b.weight"] == (4, 6, 1, 1)
 
 
 def test_a_model_without_weights_is_refused() -> None:

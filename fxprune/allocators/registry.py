@@ -71,12 +71,14 @@ class Moves:
 class Choice:
     """Hold which variables stay (`alive`, `[variables]`) and the share of the objective kept.
 
-    `counts[k]` are the moves made of target `k`, where it was moves that made the choice.
+    `counts[k]` are the moves made of target `k`, where it was moves that made the choice. `note`
+    says what an allocator that does not aim at the objective did instead.
     """
 
     alive: Mask
     achieved: float
     counts: tuple[int, ...] = ()
+    note: str = ""
 
 
 Values = NDArray[np.float64]
@@ -117,6 +119,9 @@ class Problem(Protocol):
     def moves(self, step: int) -> list[Moves]:
         """Return the moves of each target in their order, at a rounding."""
 
+    def below(self, threshold: float) -> Choice:
+        """Return the choice of all units whose score is at most a threshold, within the bounds."""
+
     def choice(self, moves: Sequence[Moves]) -> Choice:
         """Return the choice that some moves amount to, with the share of the objective kept."""
 
@@ -152,9 +157,32 @@ def make(name: str, options: Mapping[str, Any]) -> Allocator:
     return made
 
 
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Hold the units of a target as they may leave: the first `many` of them, `least` at once.
+
+    `highest` is the highest score that has left with each unit, `[units]`.
+    """
+
+    units: Ids
+    highest: Scores
+    least: int
+    many: int
+
+    @classmethod
+    def of(cls, target: Target, score: Scores) -> Ranked:
+        """Rank the units of a target by their scores."""
+        if isinstance(target, BlockTarget):
+            order, least, many = target.order(score)
+        else:
+            order, least, many = np.argsort(score, kind="stable"), 1, len(target)
+        ordered = score[order]
+        return cls(target.units[order], np.maximum.accumulate(ordered), least, many)
+
+
 def moves_of(
     targets: Sequence[Target],
-    scores: Sequence[Scores],
+    ranked: Sequence[Ranked],
     bounds: Sequence[Bounds],
     sizes: Sequence[int],
     step: int,
@@ -173,37 +201,32 @@ def moves_of(
         else _moves(
             k,
             target,
-            score,
+            order,
             bound,
             size,
             step if bound.round_to == "auto" else bound.round_to,
             finer.get(k, NOWHERE),
         )
-        for k, (target, score, bound, size) in enumerate(
-            zip(targets, scores, bounds, sizes, strict=True)
+        for k, (target, order, bound, size) in enumerate(
+            zip(targets, ranked, bounds, sizes, strict=True)
         )
     ]
 
 
 def _moves(
-    k: int, target: Target, score: Scores, bound: Bounds, size: int, step: int, finer: Ids
+    k: int, target: Target, ranked: Ranked, bound: Bounds, size: int, step: int, finer: Ids
 ) -> Moves:
     n, before = len(target), max(size, len(target)) - len(target)
     first = n % step or step
     whole = n + before
-    order, many = np.argsort(score, kind="stable"), n
     if isinstance(target, BlockTarget):
         step = bound.round_to if bound.round_to != "auto" else 1
-        order, least, many = target.order(score)
-        step = max(step, least) // least * least
-        first = step
-    units, ranked = target.units[order], score[order]
+        first = step = max(step, ranked.least) // ranked.least * ranked.least
     floor = max(1, bound.min_keep, ceil(whole * (1.0 - bound.max_ratio) - 1e-9))
-    ends = places(min(many, n - floor), first, step, finer)
-    highest = np.maximum.accumulate(ranked) if len(ranked) else ranked
-    share = (ends + before) / whole
+    ends = places(min(ranked.many, n - floor), first, step, finer)
+    share, score = (ends + before) / whole, ranked.highest[ends - 1]
     due = np.searchsorted(np.concatenate([[before / whole], share[:-1]]), bound.min_ratio - 1e-9)
-    return Moves(k, units, ends, share, highest[ends - 1], min(len(ends), int(due)))
+    return Moves(k, ranked.units, ends, share, score, min(len(ends), int(due)))
 
 
 def places(most: int, first: int, step: int, finer: Ids) -> Ids:

@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.metrics.footprint import of_targets, parts, reduced
 from fxprune.metrics.learning import begins, trained
-from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, metric
+from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, Seen, metric
 
 
 @metric("admm")
@@ -19,9 +19,10 @@ from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores
 class Admm:
     """Take ‖W + U‖₂ over the unit's weights, while they train on the loss + (ρ/2)‖W − Z + U‖².
 
-    After the first fine-tuning of a warm-up, Z = Π(W) and U = 0, Π setting to zero what would be
-    removed; after each further one Z = Π(W + U), and then U grows by W − Z. So a warm-up of k
-    trains towards Z in k − 1 rounds: give it 2 or more. Z and U have the shape of their parameter
+    After the first fine-tuning Z = Π(W) and U = 0, Π setting to zero what would be removed in the
+    end; after each further one Z = Π(W + U), and then U grows by W − Z, in the warm-up and between
+    the steps of a schedule alike. A warm-up of k trains towards Z in k − 1 rounds: give it 2 or
+    more. Z and U have the shape of their parameter
     and are called "admm-z:<parameter>" and "admm-u:<parameter>" in what is learned. Parameters of
     which everything would be kept train freely.
     """
@@ -39,14 +40,13 @@ class Admm:
         """Return the names of all parameters that the graph reads."""
         return trained(module)
 
-    def observe(
-        self, name: str, parameter: torch.nn.Parameter, gradient: torch.Tensor, learned: Learned
-    ) -> torch.Tensor | None:
+    def observe(self, seen: Seen, learned: Learned) -> torch.Tensor | None:
         """Return the gradient with ρ(W − Z + U) added, once a step of the optimizer."""
-        goal, gap = learned.get(f"admm-z:{name}"), learned.get(f"admm-u:{name}")
-        if goal is None or gap is None or not begins(parameter):
+        weight, gradient = seen.parameter, seen.gradient
+        goal, gap = learned.get(f"admm-z:{seen.name}"), learned.get(f"admm-u:{seen.name}")
+        if goal is None or gap is None or not begins(weight):
             return None
-        return gradient + self.rho * (parameter - goal + gap).to(gradient.dtype)
+        return gradient + self.rho * (weight - goal + gap).to(gradient.dtype)
 
     def settle(
         self, name: str, parameter: torch.Tensor, keep: torch.Tensor, learned: Learned

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.blocks import Grid
 from fxprune.calibration import Calibration
 from fxprune.program import Signature
 from fxprune.registry import Registry
@@ -50,6 +51,19 @@ class Metric(Protocol):
 Learned = MutableMapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Hold what one backward pass brings to one parameter, before it is accumulated.
+
+    `grid` says into which blocks the parameter is cut, where it is its blocks that may leave.
+    """
+
+    name: str
+    parameter: torch.nn.Parameter
+    gradient: torch.Tensor
+    grid: Grid | None = None
+
+
 @runtime_checkable
 class Learner(Protocol):
     """A metric that learns while the module is fine-tuned (it `needs` "training").
@@ -64,13 +78,8 @@ class Learner(Protocol):
     def watched(self, module: fx.GraphModule) -> list[str]:
         """Return the names of the parameters to observe, of a captured graph."""
 
-    def observe(
-        self, name: str, parameter: torch.nn.Parameter, gradient: torch.Tensor, learned: Learned
-    ) -> torch.Tensor | None:
-        """Look at the gradient that one backward pass brings, before it is accumulated.
-
-        May return another gradient to take its place.
-        """
+    def observe(self, seen: Seen, learned: Learned) -> torch.Tensor | None:
+        """Look at what a backward pass brings; may return a gradient to take its place."""
 
     def settle(
         self, name: str, parameter: torch.Tensor, keep: torch.Tensor, learned: Learned

@@ -12,7 +12,7 @@ from fxprune.calls import arguments
 from fxprune.errors import SpecError
 from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
 from fxprune.metrics.learning import begins, trained
-from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, metric
+from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, Seen, metric
 
 
 @metric("slim")
@@ -44,11 +44,11 @@ class Slim:
         scales = {str(node.target) for node in nodes if is_scale(node)}
         return [name for name in trained(module) if name in scales]
 
-    def observe(
-        self, name: str, parameter: torch.nn.Parameter, gradient: torch.Tensor, learned: Learned
-    ) -> torch.Tensor | None:
+    def observe(self, seen: Seen, learned: Learned) -> torch.Tensor | None:
         """Return the gradient with λ·sign(γ) added, once a step of the optimizer."""
-        return gradient + self.penalty * parameter.sign() if begins(parameter) else None
+        if not begins(seen.parameter):
+            return None
+        return seen.gradient + self.penalty * seen.parameter.sign()
 
     def settle(
         self, name: str, parameter: torch.Tensor, keep: torch.Tensor, learned: Learned
