@@ -42,6 +42,7 @@ class Budget:
     gone: int = 0
     evaluator: Callable[[Choice], float] | None = None
     say: Callable[[str], None] = lambda text: None
+    additive: bool = False
 
     @cached_property
     def steps(self) -> tuple[int, ...]:

@@ -98,6 +98,7 @@ class Program:
     dense: bool = False  # whether masks are put on for each pass only, and weights stay
     terms: tuple[Terms, ...] = ()  # what its selection says of each selected target
     scores: tuple[Any, ...] = ()  # one array [units] a selected target
+    additive: bool = False  # whether they are changes of one loss
     alive: Any = None  # bool [variables]: the choice of the allocation
     achieved: float = 1.0  # the share of the objective that the choice keeps
     plan: Plan | None = None

@@ -98,6 +98,11 @@ class TargetSpec(_Bounds):
     def _listed(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds that are selected."""
+        return (self.kind,) if isinstance(self.kind, str) else self.kind
+
     @field_validator("metric", mode="before")
     @classmethod
     def _name(cls, value: Any) -> Any:
@@ -121,7 +126,10 @@ class TargetSpec(_Bounds):
 
 
 class AllocationSpec(_Bounds, _Named):
-    """Name the allocation and bound what it may take from one target."""
+    """Name the allocation and bound what it may take from one target.
+
+    Where none is named it is `optimal`, but `uniform` for a ratio of units and for blocks.
+    """
 
     name: str = "uniform"
     min_keep: int = Field(default=1, ge=1, strict=True)
@@ -194,6 +202,17 @@ class Spec(_Strict):
     schedule: ScheduleSpec = ScheduleSpec()
     objective: ObjectiveSpec
 
+    @model_validator(mode="after")
+    def _allocated(self) -> Spec:
+        """Choose the allocation that none was named of: `optimal` where there is a budget."""
+        if "name" not in self.allocation.model_fields_set:
+            budget = not {"ratio"} & set(self.objective.model_extra or ())
+            blocks = any("block" in one.kinds for one in self.target)
+            name = "optimal" if budget and not blocks else "uniform"
+            chosen = self.allocation.model_copy(update={"name": name})
+            object.__setattr__(self, "allocation", chosen)
+        return self
+
     @field_validator("target", mode="before")
     @classmethod
     def _selections(cls, value: Any) -> Any:
@@ -238,7 +257,7 @@ class Spec(_Strict):
         """Raise SpecError where a name, a kind or an option is wrong on any axis."""
         for number, target in enumerate(self.target):
             where = self.where(number)
-            for kind in (target.kind,) if isinstance(target.kind, str) else target.kind:
+            for kind in target.kinds:
                 if kind not in SELECTABLE:
                     known = SELECTABLE
                     raise SpecError(f"{where}.kind: {unknown('kind', kind, known)}")

@@ -99,6 +99,7 @@ class Allocate:
             origin.gone(selected),
             (lambda choice: trials.score(program, choice)) if trials is not None else None,
             program.say,
+            program.additive,
         )
 
     def _bounds(self, terms: Terms) -> Bounds:

@@ -12,7 +12,7 @@ from fxprune import ranks
 from fxprune.blocks import BlockTarget
 from fxprune.calibration import Calibration
 from fxprune.errors import InputError, SpecError
-from fxprune.metrics import Evidence, Metric, make
+from fxprune.metrics import METRICS, Evidence, Metric, make
 from fxprune.metrics.normalizing import Normalization, normalized
 from fxprune.metrics.registry import Scores
 from fxprune.pipeline import register
@@ -52,7 +52,10 @@ class Score:
             alike = [k for k, other in enumerate(given) if other == (name, options)]
             targets = [program.selected[k] for k in alike]
             scores |= zip(alike, self._scored(program, name, options, targets), strict=True)
-        return program.with_(scores=tuple(scores[k] for k in range(len(given))))
+        # changes of the loss add up over all targets, if they were all measured in the same way
+        one_way = len({repr(one) for one in given}) == 1 and self.normalize == "none"
+        additive = one_way and getattr(METRICS.get(given[0][0]), "additive", False)
+        return program.with_(scores=tuple(scores[k] for k in range(len(given))), additive=additive)
 
     @property
     def _options(self) -> Mapping[str, Any]:

@@ -21,6 +21,8 @@ Shares = NDArray[np.float64]
 class Nothing:
     """Stand for the cost of a model that there is none of."""
 
+    tensors: tuple[Any, ...] = ()
+
     def __init__(self, size: int) -> None:
         self._size = size
 

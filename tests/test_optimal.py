@@ -18,6 +18,7 @@ from fxprune import pipeline
 from fxprune.allocators import Bounds, Choice, make
 from fxprune.allocators.optimal_lattice import Axes, Listed, lattice
 from fxprune.allocators.optimal_tables import tabulate
+from fxprune.allocators.optimal_worth import Worth
 from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.errors import ObjectiveError, SpecError
@@ -27,6 +28,7 @@ from passes.allocate import Allocate, costed
 from tests.fake_problem import PRICES, Fake, precious
 
 TOLERANCE = 0.01
+SUM = {"measure": "sum", "normalize": "mean"}  # worth is what `worth` below counts
 
 
 class Concatenated(nn.Module):
@@ -152,9 +154,9 @@ def test_no_choice_keeps_more(net: str, objective: str, goal: float) -> None:
     share = 1.0 - goal if objective == "ratio" else goal
     if min(choice.achieved for choice in every(given)) > share * (1 + TOLERANCE):
         with pytest.raises(ObjectiveError, match="can lose 0"):
-            make("optimal", {"gap": 0.0}).choose(given)
+            make("optimal", SUM | {"gap": 0.0}).choose(given)
         return
-    choice = make("optimal", {"gap": 0.0}).choose(given)
+    choice = make("optimal", SUM | {"gap": 0.0}).choose(given)
     top = choice.achieved if given.near(choice) else share
     rivals = [c for c in every(given) if (1 - TOLERANCE) * share <= c.achieved <= top + 1e-9]
     if objective == "ratio":
@@ -167,12 +169,32 @@ def test_no_choice_keeps_more(net: str, objective: str, goal: float) -> None:
         assert kept(given, choice) >= max(kept(given, c) for c in rivals) - 1e-6
 
 
+@pytest.mark.parametrize("net", TINY)
+def test_shares_of_targets_are_kept_at_best(net: str) -> None:
+    """Worth is minus the sum of weighted squares of lost over kept, over all choices there are."""
+    given = problem(net, {"macs": 0.5}, round_to=1)
+    choice = make("optimal", {"gap": 0.0}).choose(given)
+    worth = Worth.of(given, "auto", "auto")
+    rivals = [c for c in every(given) if 0.495 <= c.achieved <= max(0.5, choice.achieved) + 1e-9]
+    assert given.near(choice) or not rivals
+    assert (
+        worth.kept(choice.alive) >= max((worth.kept(c.alive) for c in rivals), default=-9e9) - 1e-6
+    )
+    alive = choice.alive
+    by_hand = 0.0
+    for target, scores in zip(given.targets, given.scores, strict=True):
+        kept = scores[alive[target.units]].sum() / scores.sum()
+        read = {name for name, _ in target.footprint if name.endswith("weight")}
+        by_hand -= len(read) * ((1 - kept) / kept) ** 2
+    assert worth.kept(alive) == pytest.approx(by_hand)
+
+
 @pytest.mark.parametrize("net", ["chain", "residual"])
 def test_scores_below_zero_leave_first_and_the_goal_is_met(net: str) -> None:
     given = problem(net, {"macs": 0.5}, round_to=1)
     for scores in given.scores:
         scores -= np.median(scores)
-    choice = make("optimal", {"normalize": "none", "gap": 0.0}).choose(given)
+    choice = make("optimal", {"measure": "sum", "normalize": "none", "gap": 0.0}).choose(given)
     rivals = [c for c in every(given) if 0.495 <= c.achieved <= max(0.5, choice.achieved) + 1e-9]
     assert given.near(choice)
     best = max(kept(given, c, "none") for c in rivals)
@@ -184,7 +206,7 @@ def test_scores_below_zero_leave_first_and_the_goal_is_met(net: str) -> None:
 def test_terms_sum_to_the_cost(net: str, objective: str) -> None:
     """Sizes of axes are those of the cost at each single change, and tables are exact there."""
     given = problem(net, {objective: 0.5}, round_to=1)
-    listed = Listed(given, given.moves(1), worth(given))
+    listed = Listed(given, given.moves(1), Worth.of(given, "mean", "sum"))
     anchor = tuple(len(moves) // 2 for moves in listed.moves)
     grid = lattice(listed, anchor, 1.0, 32)
     assert not grid.thinned
@@ -212,7 +234,7 @@ def test_more_is_kept_than_by_rankings_at_equal_cost(net: str, objective: str, g
     given = problem(net, {objective: goal})
     said: list[str] = []
     object.__setattr__(given, "say", said.append)
-    choice = make("optimal", {"seconds": 12.0}).choose(given)
+    choice = make("optimal", SUM | {"seconds": 12.0}).choose(given)
     assert given.near(choice)
     for name in ("global", "uniform"):
         other = make(name, {}).choose(given)
@@ -229,7 +251,7 @@ def test_more_is_kept_than_by_rankings_at_equal_cost(net: str, objective: str, g
 def test_what_keeps_more_is_returned_whoever_found_it() -> None:
     """Nothing is solved in no time: the best ranking is what remains."""
     given = problem("resnet18", {"macs": 0.5})
-    choice = make("optimal", {"seconds": 1e-9}).choose(given)
+    choice = make("optimal", SUM | {"seconds": 1e-9}).choose(given)
     others = [make(name, {}).choose(given) for name in ("global", "uniform")]
     assert kept(given, choice) == max(kept(given, other) for other in others)
     assert given.near(choice)
@@ -239,7 +261,7 @@ def test_what_keeps_more_is_returned_whoever_found_it() -> None:
 def test_objectives_without_tables_and_with_an_overhead(objective: dict[str, Any]) -> None:
     extra = {"overhead": 0.1} if "latency" in objective else {}
     given = problem("residual", objective | extra, round_to=1)
-    choice, other = (make(name, {}).choose(given) for name in ("optimal", "global"))
+    choice, other = (make(*one).choose(given) for one in (("optimal", SUM), ("global", {})))
     if given.near(other):
         assert given.near(choice)
         assert kept(given, choice) >= kept(given, other) - 1e-9
@@ -250,7 +272,7 @@ def test_an_objective_of_its_own_is_looked_up() -> None:
     """Prices 1, 1.5, 1 and 0.5 a unit, scores alike: what is dear goes first."""
     fake: Fake = precious(bounds=Bounds(round_to=1))
     given = fake.problem()
-    choice = make("optimal", {}).choose(given)
+    choice = make("optimal", SUM).choose(given)
     gone = fake.gone(choice)
     assert fake.spent(choice) == pytest.approx(0.7, rel=0.01)
     # of uniform scores each target loses what is worth less than a multiple of its price (Lagrange)
@@ -273,7 +295,7 @@ BOUNDS: dict[str, tuple[dict[str, Any], Callable[[int, int], bool]]] = {
 def test_bounds_are_kept(name: str) -> None:
     bounds, holds = BOUNDS[name]
     given = problem("vit", {"params": 0.45}, **bounds)
-    choice = make("optimal", {}).choose(given)
+    choice = make("optimal", SUM).choose(given)
     assert given.near(choice)
     for target in given.targets:
         assert holds(int(choice.alive[target.units].sum()), len(target)), target.name
@@ -282,7 +304,7 @@ def test_bounds_are_kept(name: str) -> None:
 def test_wide_targets_come_down_to_single_moves() -> None:
     """Few options at first do not cost much: lattices grow finer around what was found."""
     given = problem("vit", {"macs": 0.5}, round_to=1)
-    few, many = (make("optimal", {"options": n}).choose(given) for n in (4, 32))
+    few, many = (make("optimal", SUM | {"options": n}).choose(given) for n in (4, 32))
     assert given.near(few)
     assert kept(given, few) >= 0.995 * kept(given, many)
 
@@ -305,10 +327,10 @@ def test_steps_are_of_the_original() -> None:
 def test_ends(goal: float) -> None:
     given = problem("residual", {"macs": goal})
     if goal == 1.0:
-        assert make("optimal", {}).choose(given).alive.all()
+        assert make("optimal", SUM).choose(given).alive.all()
         return
     with pytest.raises(ObjectiveError, match=r"can go down to 0\.\d+"):
-        make("optimal", {}).choose(given)
+        make("optimal", SUM).choose(given)
 
 
 @pytest.mark.parametrize("wrong", [{"options": 1}, {"seconds": 0.0}, {"gap": 1.0}])
@@ -330,7 +352,7 @@ def test_large_nets_are_solved_in_time(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(NETS, name, (net, (2, 3, 32, 32)))
     given = problem(name, {"macs": 0.5})
     start = monotonic()
-    choice = make("optimal", {}).choose(given)
+    choice = make("optimal", SUM).choose(given)
     assert monotonic() - start < 90  # 30 seconds of search, on a machine that others use too
     assert given.near(choice)
     assert kept(given, choice) > 1.1 * kept(given, make("global", {}).choose(given))

@@ -29,13 +29,16 @@ SAME = 1e-4  # relative: a cost was foreseen if it is no further from what is co
 class Optimal:
     """Choose all widths at once so that the most importance is kept at the cost asked.
 
-    Maximise Σₖ vₖ(oₖ) subject to cost(o) ≤ goal over one option oₖ a target, vₖ(o) being the sum of
-    the scores that stay, each divided by the mean of its target (`normalize`). What inputs and
-    outputs cost together is counted exactly, as tables over pairs of targets; the program is solved
-    by HiGHS (Huangfu & Hall 2018) through `scipy.optimize.milp`, within a relative `gap`. Wide
-    targets start with about `options` options, and finer ones around each solution follow. Where
-    three targets or more interact, the rest is linear about the last solution, which is counted,
-    corrected by the ratio and solved again (as in HALP, Shen et al. 2021, arXiv:2110.10811).
+    Maximise Σₖ vₖ(oₖ) subject to cost(o) ≤ goal over one option oₖ a target, where vₖ is what is
+    kept of a target's scores by a `measure`. Scores that are changes of the loss are added up
+    ("sum"); of others, such as norms, the shares of each target count ("shares", see `Worth`):
+    "auto" takes what fits the metric. `normalize` divides the scores of a target by their mean;
+    "auto" does so but where changes of the loss are added. What inputs and outputs cost together
+    is counted exactly, as tables over pairs of targets; the program is solved by HiGHS (Huangfu &
+    Hall 2018) through `scipy.optimize.milp`, within a relative `gap`. Wide targets start with
+    about `options` options, and finer ones around each solution follow. Where three targets or
+    more interact, the rest is linear about the last solution, which is counted, corrected by the
+    ratio and solved again (as in HALP, Shen et al. 2021, arXiv:2110.10811).
 
     An objective that sums over kernels supplies its tables by `Objective.terms`; others, such as
     the peak of activations, are looked up one target after the other. What comes out is never
@@ -43,8 +46,8 @@ class Optimal:
     the search, not the tables.
     """
 
-    measure: Measure = "shares"
-    normalize: Literal["mean", "none"] = "mean"
+    measure: Measure = "auto"
+    normalize: Literal["auto", "mean", "none"] = "auto"
     options: int = 16
     seconds: float = 30.0
     gap: float = 1e-3
@@ -59,7 +62,9 @@ class Optimal:
 
     def choose(self, problem: Problem) -> Choice:
         """Solve at the coarsest rounding at which the goal is met, starting from `global`."""
-        start = Global(self.normalize).choose(problem)  # it says what is out of reach
+        start = Global("none" if self.normalize == "none" else "mean").choose(
+            problem
+        )  # it says what is out of reach
         worth = Worth.of(problem, self.normalize, self.measure)
         goal = 1.0 - problem.objective.sparsity
         listed = Listed(problem, problem.moves(problem.steps[-1]), worth)

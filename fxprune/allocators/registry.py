@@ -110,6 +110,10 @@ class Problem(Protocol):
         """Return what the objective counts with: axes, tensors and products."""
 
     @property
+    def additive(self) -> bool:
+        """Tell whether scores are changes of one loss, so that they add up over all targets."""
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Return the roundings to try, the coarsest first: (8, 4, 2, 1), or one."""
 
@@ -144,6 +148,8 @@ class Allocator(Protocol):
         """Return the choice; raises ObjectiveError where the goal is out of reach."""
 
 
+# units that a kernel goes through one after the other: how many there are need be no multiple
+OUTER = frozenset({"head", "group", "expert"})
 MANY = 512  # moves of a target beyond which they are made larger, and refined where it matters
 NOWHERE = np.zeros(0, dtype=np.int64)
 ALLOCATORS = Registry("allocation")
@@ -204,13 +210,19 @@ def moves_of(
             order,
             bound,
             size,
-            step if bound.round_to == "auto" else bound.round_to,
+            _step(target, bound, step),
             finer.get(k, NOWHERE),
         )
         for k, (target, order, bound, size) in enumerate(
             zip(targets, ranked, bounds, sizes, strict=True)
         )
     ]
+
+
+def _step(target: Target, bound: Bounds, auto: int) -> int:
+    if bound.round_to != "auto":
+        return bound.round_to
+    return 1 if target.kind in OUTER else auto
 
 
 def _moves(

@@ -38,6 +38,7 @@ class ActivationGradient:
     together: bool = True
     reduction: Reduction = "mean"
     needs: ClassVar[Needs] = "batches and loss"
+    additive: ClassVar[bool] = True
     grain: ClassVar[tuple[str, ...]] = ("units",)
 
     def score(self, evidence: Evidence) -> list[Scores]:

@@ -53,6 +53,7 @@ class TaylorFirstOrder:
     together: bool = False
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "batches and loss"
+    additive: ClassVar[bool] = True
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return Σ(g·w)², or |Σ g·w|, reduced over the parts; one array `[units]` a target."""
@@ -88,6 +89,7 @@ class Fisher:
     per: Literal["example", "batch"] = "example"
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "batches and loss"
+    additive: ClassVar[bool] = True
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return ΣE[g²]·w² a part, reduced over the parts; one array `[units]` a target."""

@@ -40,7 +40,10 @@ class Evidence:
 
 
 class Metric(Protocol):
-    """Score the units of targets: higher is more important."""
+    """Score the units of targets: higher is more important.
+
+    One with `additive = True` scores by changes of the loss, which add up over targets.
+    """
 
     needs: ClassVar[Needs]
 
