@@ -6,7 +6,6 @@ the module on one batch. Others are found as entry points of the group `fxprune.
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from torch.utils import _pytree as pytree
 from fxprune import onnx
 from fxprune.capture import evaluating
 from fxprune.errors import SpecError
+from fxprune.onnx.turns import clock, in_turn
 from fxprune.pipeline import unknown
 from fxprune.program import Signature
 
@@ -64,12 +64,8 @@ def device(name: str, where: str = "objective.device") -> Device:
 
 
 def clock_of(name: str, threads: int) -> Clock:
-    """Return the clock for a device: that of the thread where one thread does all the work.
-
-    On a machine that has nothing else to do it shows what a clock on the wall shows; elsewhere it
-    stands still while the system lets others run, which no pruning makes faster or slower.
-    """
-    return time.thread_time if threads == 1 and name in DEVICES else time.perf_counter
+    """Return the clock for a device, of which others than these may not compute here at all."""
+    return clock(threads) if name in DEVICES else time.perf_counter
 
 
 def interleaved(
@@ -83,22 +79,8 @@ def interleaved(
     What else the machine does hits all of them alike, so that their ratios can be trusted further
     than the times themselves.
     """
-    for run in runs:
-        for _ in range(3):
-            run()
-    spent: list[list[float]] = [[] for _ in runs]
-    began, collecting = time.perf_counter(), gc.isenabled()
-    gc.disable()
-    try:
-        while len(spent[0]) < rounds or time.perf_counter() - began < seconds * len(runs):
-            for run, times in zip(runs, spent, strict=True):
-                start = clock()
-                run()
-                times.append(clock() - start)
-    finally:
-        if collecting:
-            gc.enable()
-    return [Timing.of(times) for times in spent]
+    taken = in_turn(runs, rounds=rounds, seconds=seconds * len(runs), clock=clock)
+    return [Timing.of(times) for times in taken]
 
 
 def batch_of(signature: Signature, wanted: int | None) -> int:

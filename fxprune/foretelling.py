@@ -42,7 +42,8 @@ def foretold(program: Program, goal: Latency, batch: int, say: Say) -> KernelMod
     if any(isinstance(target, BlockTarget) for target in program.selected):
         raise Unlabelled("parts of tensors are masked, which makes no kernel narrower")
     cost = costed(program)
-    axes = cost.every_axis()
+    # the units of a target may be counted where no tensor has an axis of them: groups, heads
+    axes = [*cost.every_axis(), *(target.units[:, None] for target in program.selected)]
     choices = _probes(program, cost, axes)
     say(f"latency: exporting the model at {len(choices)} widths")
     models = [_drafted(program, cost, alive) for alive in choices]
@@ -51,7 +52,10 @@ def foretold(program: Program, goal: Latency, batch: int, say: Say) -> KernelMod
     samples = [_sizes(axes, _scaled(program, cost, kept)) for kept in SAMPLES]
     file = Path(goal.table).expanduser() if goal.table is not None else place()
     store = Store.open(file, goal.threads)
-    return KernelModel.of(graph, axes, samples, store, goal.threads, say)
+    model = KernelModel.of(graph, axes, samples, store, goal.threads, say)
+    if not model.whole:
+        raise Unlabelled("no kernel of the graph can be timed by itself")
+    return model
 
 
 def _sizes(axes: Sequence[Ids], alive: Mask) -> list[int]:
@@ -63,7 +67,7 @@ def _scaled(program: Program, cost: Cost, kept: float) -> Mask:
 
 
 def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> list[Mask]:
-    """Return two choices or three at which no two axes have the same widths.
+    """Return two to four choices at which no two axes have the same widths.
 
     None of them is the whole: graphs of smaller models are alike, while the whole one lacks what
     removal brings, such as the scale of attention whose heads have become smaller.
@@ -75,7 +79,7 @@ def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> list[Mask]:
     for number in range(TRIES):
         tried = [_without(program, cost, gone) for gone in _assigned(sizes, random, number)]
         tried.insert(0, _without(program, cost, [min(1, max(0, n - FEWEST)) for n in sizes]))
-        for many in (2, 3):
+        for many in (2, 3, 4):
             clashes = _clashes(axes, tried[:many])
             if clashes < least:
                 best, least = tried[:many], clashes
@@ -86,9 +90,9 @@ def _probes(program: Program, cost: Cost, axes: Sequence[Ids]) -> list[Mask]:
 
 def _assigned(
     sizes: Sequence[int], random: np.random.Generator, number: int
-) -> tuple[list[int], list[int]]:
-    """Return how many units leave each target, twice: pairs that differ among equal sizes."""
-    first, second = [0] * len(sizes), [0] * len(sizes)
+) -> tuple[list[int], ...]:
+    """Return how many units leave each target, thrice: pairs that differ among equal sizes."""
+    first, second, third = ([0] * len(sizes) for _ in range(3))
     for size in set(sizes):
         places = [k for k, one in enumerate(sizes) if one == size]
         most = max(0, size - FEWEST)  # units that may go
@@ -97,7 +101,8 @@ def _assigned(
         for n, k in enumerate(places):
             first[k] = min(most, 2 + int(order[n % reach]))
             second[k] = min(most, 2 + int(order[(n + n // reach) % reach]))
-    return first, second
+            third[k] = int(random.integers(0, most + 1)) if most else min(1, size - 1)
+    return first, second, third
 
 
 def _without(program: Program, cost: Cost, gone: Sequence[int]) -> Mask:
@@ -108,8 +113,10 @@ def _without(program: Program, cost: Cost, gone: Sequence[int]) -> Mask:
 
 
 def _clashes(axes: Sequence[Ids], probes: Sequence[Mask]) -> int:
-    seen = set(zip(*(_sizes(axes, alive) for alive in probes), strict=True))
-    return len(axes) - len(seen)
+    """Count the axes that are told from no other, or that stay as they are."""
+    sizes = list(zip(*(_sizes(axes, alive) for alive in probes), strict=True))
+    staying = sum(len(set(one)) == 1 for one, g in zip(sizes, axes, strict=True) if g.shape[1])
+    return len(axes) - len(set(sizes)) + staying
 
 
 def _drafted(program: Program, cost: Cost, alive: Mask) -> onnx.ModelProto:

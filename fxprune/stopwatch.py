@@ -7,6 +7,7 @@ from operator import itemgetter
 
 from fxprune import pipeline
 from fxprune.devices import Run, Timing, batch_of, clock_of, device, interleaved, resized_run
+from fxprune.errors import first_line
 from fxprune.foretelling import foretold
 from fxprune.kernels import KernelModel, Unlabelled
 from fxprune.objectives.latency import Latency, milliseconds
@@ -47,10 +48,11 @@ class Stopwatch:
             model = foretold(program, goal, self._batch, say)
             if program.origin is None:
                 return model
-            whole = resized_run(model.resized(None), program.signature, goal.threads, self._batch)
         except Unlabelled as problem:
             return f"objective.latency: no kernel could be told from its widths: {problem}"
-        before, now = self._timed([self._run, whole])
+        whole = pipeline.run(program, [make("restore", {})])
+        run = self._device(whole.module, whole.signature, goal.threads, self._batch)
+        before, now = self._timed([self._run, run])
         return model.scaled(now.median / before.median)
 
     def settled(
@@ -65,8 +67,12 @@ class Stopwatch:
         for _ in range(ATTEMPTS):
             program = chosen(goal)
             model = kernels.resized(program.alive)
-            run = resized_run(model, program.signature, goal.threads, self._batch)
-            before, after = self._timed([self._run, run])
+            try:
+                run = resized_run(model, program.signature, goal.threads, self._batch)
+                before, after = self._timed([self._run, run])
+            except Exception as problem:  # ONNX Runtime's exceptions share no public base class
+                say(f"latency: nothing is measured ahead: {first_line(problem)}")
+                return goal
             ratio = after.median / before.median
             wanted = self._asked / before.median if self._asked else float(goal.goal)
             say(

@@ -49,6 +49,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "simulated-annealing": {"trials": 12},
     "optuna": {"trials": 12},
     "netadapt": {"step": 0.1},
+    "threshold": {"adjust": True},
 }
 
 

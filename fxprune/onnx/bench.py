@@ -18,7 +18,7 @@ from ..errors import ExportError, FileError, InputError
 from .check import Array, open_session, run
 from .costs import costs
 from .reading import Shapes, generate, read, size
-from .turns import Run, in_turn
+from .turns import Run, clock, in_turn
 
 ROUNDS = 15
 """Runs of each file at least, where the caller does not say how many."""
@@ -79,7 +79,8 @@ def bench(
     found: list[Timing] = []
     for count in threads:
         runs = [_runner(path, feeds, count) for path in paths]
-        found += timed(list(map(str, paths)), runs, count, batch, seconds, repeats)
+        names = list(map(str, paths))
+        found += timed(names, runs, count, batch, seconds, repeats, clock=clock(count))
     return found
 
 

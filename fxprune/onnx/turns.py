@@ -12,6 +12,15 @@ WARM = 3
 """Runs of each before the first that counts: caches, memory arenas and clocks settle."""
 
 
+def clock(threads: int) -> Callable[[], float]:
+    """Return the clock for runs of so many threads: that of the thread where one does all the work.
+
+    On a machine that has nothing else to do it shows what a clock on the wall shows; elsewhere it
+    stands still while the system lets others run, which no pruning makes faster or slower.
+    """
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
 def in_turn(
     runs: Sequence[Run],
     *,
