@@ -156,7 +156,7 @@ def clock(module: Any, signature: Any, threads: int, batch: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def told_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(runs: Any, *_: Any) -> list[devices.Timing]:
+    def timed(runs: Any, **_: Any) -> list[devices.Timing]:
         return [devices.Timing(t := run() * 1e3, t * 0.99, t * 1.01) for run in runs]
 
     monkeypatch.setitem(devices.DEVICES, "clock", clock)
