@@ -21,6 +21,7 @@ from fxprune.objectives.counted import Ratio
 ROUNDS = 8  # programs solved at one rounding, each on a finer lattice than the one before
 CLOSE = 0.009  # relative: how far below the goal a choice may lie; one per cent is asked
 NARROWER = 1 / 3
+GAIN = 1e-3  # relative: a finer lattice that gains less is the last
 SAME = 1e-4  # relative: a cost was foreseen if it is no further from what is counted
 
 
@@ -149,8 +150,9 @@ class _Solver:
             if near and rank > most:
                 found, most = choice, rank
             foreseen = abs(tables.of(places) - choice.achieved) <= SAME * self._goal
-            settled = gain <= SAME * abs(kept) or not grid.narrowed
-            if not grid.thinned and foreseen and settled:
+            slight = gain <= GAIN * abs(kept)
+            settled = slight or not (grid.narrowed or grid.thinned)
+            if found is not None and foreseen and settled:
                 break
         return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,11 +94,12 @@ def best(
     program.whole = program.size
     for places in x:
         program.row(1.0, 1.0, (places, np.ones(len(places))))
-    rest = dict(tables.pairs)
+    rest, rays = dict(tables.pairs), None
     while rest and sum(table.size for table in rest.values()) > CELLS:
-        centre, rows = _star(rest)
-        if not rows:
+        rays = _rays(rest) if rays is None else [ray for ray in rays if ray.pair in rest]
+        if not rays:
             break
+        centre, rows = _star(rays)
         _sum(program, x, centre, rows)
         for other in rows:
             rest.pop((min(centre, other), max(centre, other)))
@@ -131,26 +134,41 @@ def _sum(program: Program, x: list[Ids], centre: int, rows: dict[int, tuple[Tabl
         program.row(0.0, np.inf, (both, np.array([1.0, -least])))
 
 
-def _star(pairs: dict[Pair, Table]) -> tuple[int, dict[int, tuple[Table, Table]]]:
-    """Return the target whose pairs of one shape a·bᵀ are the most cells, and those pairs."""
-    stars: dict[tuple[int, bytes], dict[int, tuple[Table, Table]]] = {}
-    cells: dict[tuple[int, bytes], int] = {}
+class Ray(NamedTuple):
+    """Hold a pair of targets as a product a·bᵀ, seen from one of them."""
+
+    pair: Pair
+    centre: int
+    other: int
+    shape: bytes  # equal for products of one a, which may be summed up
+    size: int
+    split: tuple[Table, Table]
+
+
+def _rays(pairs: dict[Pair, Table]) -> list[Ray]:
+    """Return what pairs are of rank one, from both sides."""
+    found: list[Ray] = []
     for (j, k), table in pairs.items():
         for centre, other, one in ((j, k, table), (k, j, table.T)):
-            if (split := _rank_one(one)) is None:
-                continue
-            key = centre, (np.round(split[0], 6) + 0.0).tobytes()
-            stars.setdefault(key, {})[other] = split
-            cells[key] = cells.get(key, 0) + table.size
-    if not stars:
-        return -1, {}
-    key = max(cells, key=cells.__getitem__)
-    return key[0], stars[key]
+            if (split := _rank_one(one)) is not None:
+                shape = (np.round(split[0], 6) + 0.0).tobytes()
+                found.append(Ray((j, k), centre, other, shape, table.size, split))
+    return found
+
+
+def _star(rays: Sequence[Ray]) -> tuple[int, dict[int, tuple[Table, Table]]]:
+    """Return the target whose pairs of one shape a·bᵀ are the most cells, and those pairs."""
+    cells: dict[tuple[int, bytes], int] = {}
+    for ray in rays:
+        key = ray.centre, ray.shape
+        cells[key] = cells.get(key, 0) + ray.size
+    centre, shape = max(cells, key=cells.__getitem__)
+    return centre, {r.other: r.split for r in rays if r.centre == centre and r.shape == shape}
 
 
 def _rank_one(table: Table) -> tuple[Table, Table] | None:
     """Return a and b with table = a·bᵀ and the largest entry of a being 1, if there are any."""
     i, j = np.unravel_index(int(abs(table).argmax()), table.shape)
     a, b = table[:, j] / table[i, j], table[i].copy()
-    close = bool(np.allclose(np.outer(a, b), table, rtol=0.0, atol=1e-6 * abs(table[i, j])))
+    close = float(abs(a[:, None] * b - table).max()) <= 1e-6 * abs(table[i, j])
     return (a, b) if close else None
