@@ -78,7 +78,8 @@ class Search:
         if least.achieved > self._goal * (1 + TOLERANCE) + 1e-9:
             raise ObjectiveError(
                 f"objective.{name}: the selected targets can go down to {least.achieved:.3f}, and "
-                f"{self._goal:g} was asked; ask for no less, or select more targets"
+                f"{self._goal:g} was asked; ask for no less, select more targets (masks "
+                "make none cheaper), or relax min_keep, max_ratio and round_to"
             )
         rest = self._order[self._due :]
         prefix = np.concatenate([due, rest[: self._fewest(due, rest)]])

@@ -71,6 +71,14 @@ def test_a_time_is_asked_for_as_such(clock: Clock) -> None:
     assert latency.met
 
 
+@pytest.mark.parametrize("goal", ["500 s", 1.0])
+def test_what_is_fast_enough_stays_as_it_is(clock: Clock, goal: str | float) -> None:
+    slim = fxprune.prune(network(), {"objective": {"latency": goal, "device": "clock"}}, X)
+    assert slim.report.latency.met
+    assert slim.report.macs_after == slim.report.macs_before
+    assert any("nothing has to be removed" in note for note in slim.report.notes)
+
+
 def test_a_miss_is_said(clock: Clock) -> None:
     """Half of the time is overhead: no network of fewer channels takes a third of it."""
     whole = sum(p.numel() for p in network().parameters()) * 1e-6
@@ -127,7 +135,9 @@ def test_a_correction_goes_between_what_was_seen() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no device": ({"latency": 0.5, "device": "gpu"}, r'objective.device: unknown device "gpu"'),
-    "no time": ({"latency": "soon"}, "objective.latency: 'soon'"),
+    "no time": ({"latency": "soon"}, "objective.latency: 'soon': a share .* such as \"8 ms\""),
+    "no unit of time": ({"latency": "8 parsecs"}, "'8 parsecs': a share of the original"),
+    "a list": ({"latency": [0.5]}, "objective.latency: .*a valid number"),
     "too much": ({"latency": 1.5}, "objective.latency: 1.5"),
     "no threads": ({"latency": 0.5, "threads": 0}, "objective.threads: 0"),
     "an option": ({"latency": 0.5, "treads": 1}, 'did you mean "threads"'),

@@ -192,6 +192,14 @@ def test_a_file_that_differs_does_not_appear(at_batch: int, tmp_path: Path) -> N
     fxonnx.export(Lie(at_batch), path, (noise(2, 3),), {}, dynamic_shapes=dims, rtol=0.01)
 
 
+def test_half_precision_is_held_to_its_own_digits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.GELU())]
+    model = nn.Sequential(*layers).eval().half()
+    summary = fxonnx.export(model, tmp_path / "m.onnx", (torch.randn(4, 64).half(),), {})
+    assert 1e-4 < summary.error < 1e-2
+
+
 class Refuses(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("forward must not run")
