@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import devices
-from fxprune.errors import SpecError
+from fxprune.errors import ObjectiveError, SpecError
 from fxprune.objectives.latency import Latency, milliseconds
 from fxprune.report import Report
 
@@ -77,6 +77,26 @@ def test_what_is_fast_enough_stays_as_it_is(clock: Clock, goal: str | float) -> 
     assert slim.report.latency.met
     assert slim.report.macs_after == slim.report.macs_before
     assert any("nothing has to be removed" in note for note in slim.report.notes)
+
+
+HALVED = {"name": "uniform", "max_ratio": 0.5, "round_to": 1}
+
+
+def test_what_is_foretold_out_of_reach_may_be_met(clock: Clock) -> None:
+    """Half of the channels leave 0.27 of the MACs; measured, they take less time than that."""
+    clock.power = 1.3
+    spec = {"allocation": HALVED, "objective": {"latency": 0.22, "device": "clock"}}
+    with pytest.raises(ObjectiveError, match=r"can go down to 0\.2[67]\d, "):
+        fxprune.prune(network(), spec | {"objective": {"macs": 0.22}}, X)
+    latency = fxprune.prune(network(), spec, X).report.latency
+    assert latency.ratio == pytest.approx(0.22, rel=0.03)
+
+
+def test_what_is_measured_out_of_reach_is_refused(clock: Clock) -> None:
+    clock.power = 0.6
+    spec = {"allocation": HALVED, "objective": {"latency": 0.22, "device": "clock"}}
+    with pytest.raises(ObjectiveError, match=r"down to 0\.\d+ of the original, as measured, and"):
+        fxprune.prune(network(), spec, X)
 
 
 def test_a_miss_is_said(clock: Clock) -> None:
