@@ -44,7 +44,12 @@ class PassError(FxpruneError):
 
 
 class ObjectiveError(FxpruneError):
-    """Report an objective that the targets cannot reach, with the nearest that they can."""
+    """Report an objective that the targets cannot reach, with the nearest that they can.
+
+    `least` is the share of the original that they can go down to, where that is what is in the way.
+    """
+
+    least: float | None = None
 
 
 class VerifyError(FxpruneError):

@@ -43,9 +43,12 @@ def shaped(text: str) -> torch.Tensor:
     if dtype is None:
         raise InputError(f'--input-shape: unknown dtype "{found[2]}"; known: {", ".join(DTYPES)}')
     generator = torch.Generator().manual_seed(0)
-    if dtype.is_floating_point:
-        return torch.randn(sizes, generator=generator).to(dtype)
-    return torch.randint(0, 2, sizes, generator=generator).to(dtype)
+    try:
+        if dtype.is_floating_point:
+            return torch.randn(sizes, generator=generator).to(dtype)
+        return torch.randint(0, 2, sizes, generator=generator).to(dtype)
+    except (RuntimeError, TypeError) as error:  # more than memory, or than an index, holds
+        raise InputError(f'--input-shape: "{text}" cannot be made: {first_line(error)}') from None
 
 
 def read_examples(path: Path) -> Any:

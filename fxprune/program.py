@@ -133,6 +133,13 @@ def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return parameters | buffers
 
 
+def tolerance(module: torch.nn.Module, rtol: float) -> float:
+    """Return the relative difference to allow: `rtol`, wider where a tensor has few digits."""
+    floats = [t.dtype for t in tensors_of(module).values() if t.is_floating_point()]
+    coarsest = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
+    return max(rtol, 8 * coarsest)
+
+
 def _collect(
     module: torch.nn.Module,
     prefix: str,

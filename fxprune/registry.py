@@ -83,5 +83,12 @@ def checked(place: str, wanted: Any, value: Any) -> None:
     try:
         TypeAdapter(wanted).validate_python(listed, strict=True)
     except ValidationError as error:
-        text = error.errors()[0]["msg"]
+        text = _furthest(error).removeprefix("Value error, ")
         raise SpecError(f"{place}: {value!r}: {text[:1].lower()}{text[1:]}") from None
+
+
+def _furthest(error: ValidationError) -> str:
+    """Return what is wrong with a value; of a choice of types, in the terms of the value's own."""
+    errors = error.errors()
+    other = ("_type", "_parsing")
+    return next((e for e in errors if not e["type"].endswith(other)), errors[0])["msg"]

@@ -112,8 +112,8 @@ class Run:
     def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
         watch, say = self._stopwatch, self._calls.say
         assert watch is not None
-        scored = self.foreseen(scored, goal)
-        if scored.kernels is not None:
+        scored = self.foreseen(scored, goal) if goal.sparsity else scored
+        if scored.kernels is not None and goal.sparsity:
             choose = partial(self._chosen_by, scored, part=part)
             goal = watch.settled(goal, scored.kernels, choose, say)
         program, self._latency = watch.meet(goal, lambda one: self._removed(scored, one, part), say)

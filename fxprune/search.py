@@ -76,10 +76,7 @@ class Search:
             return first
         least = self._measure(self._order)
         if least.achieved > self._goal * (1 + TOLERANCE) + 1e-9:
-            raise ObjectiveError(
-                f"objective.{name}: the selected targets can go down to {least.achieved:.3f}, and "
-                f"{self._goal:g} was asked; ask for no less, or select more targets"
-            )
+            raise out_of_reach(name, least.achieved, self._goal)
         rest = self._order[self._due :]
         prefix = np.concatenate([due, rest[: self._fewest(due, rest)]])
         if len(prefix) and not self._near(self._measure(prefix)):
@@ -184,6 +181,17 @@ class Search:
 
     def _near(self, choice: Choice) -> bool:
         return self._budget.near(choice)
+
+
+def out_of_reach(name: str, least: float, goal: float, how: str = "") -> ObjectiveError:
+    """Return the error for a goal below the least share of the original that targets leave."""
+    error = ObjectiveError(
+        f"objective.{name}: the selected targets can go down to {least:.3f}{how}, and {goal:g} was "
+        "asked; ask for no less, select more targets (masks make none cheaper), or relax min_keep, "
+        "max_ratio and round_to"
+    )
+    error.least = least
+    return error
 
 
 def _ordered(by_target: Sequence[Moves], key: Key) -> Ids:

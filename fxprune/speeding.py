@@ -17,11 +17,11 @@ from fxprune.errors import VerifyError
 from fxprune.masking import owned
 from fxprune.masks import attach, masks_of
 from fxprune.plan import Plan
-from fxprune.program import Program
+from fxprune.program import Program, tolerance
 from fxprune.report import Report
 from fxprune.shrinking import aliases
 from fxprune.slim import SlimModule
-from fxprune.verification import outputs, relative, tolerance
+from fxprune.verification import outputs, relative
 
 RTOL = 1e-4
 

@@ -14,7 +14,7 @@ from fxprune.capture import evaluating, refusal
 from fxprune.errors import VerifyError
 from fxprune.masking import zeroed
 from fxprune.plan import Plan
-from fxprune.program import Signature, tensors_of
+from fxprune.program import Signature
 
 
 def outputs(
@@ -64,13 +64,6 @@ def difference(
             f"{[tuple(b.shape) for b in theirs]}. This is a bug in a rule: please report it"
         )
     return max((relative(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
-
-
-def tolerance(module: torch.nn.Module, rtol: float) -> float:
-    """Return the relative difference to allow: `rtol`, wider where a tensor has few digits."""
-    floats = [t.dtype for t in tensors_of(module).values() if t.is_floating_point()]
-    coarsest = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
-    return max(rtol, 8 * coarsest)
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from fxprune.errors import VerifyError
 from fxprune.pipeline import register
-from fxprune.program import Program
-from fxprune.verification import difference, tolerance
+from fxprune.program import Program, tolerance
+from fxprune.verification import difference
 
 
 @register("verify")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import devices
-from fxprune.errors import SpecError
+from fxprune.errors import ObjectiveError, SpecError
 from fxprune.objectives.latency import Latency, milliseconds
 from fxprune.report import Report
 
@@ -71,6 +71,34 @@ def test_a_time_is_asked_for_as_such(clock: Clock) -> None:
     assert latency.met
 
 
+@pytest.mark.parametrize("goal", ["500 s", 1.0])
+def test_what_is_fast_enough_stays_as_it_is(clock: Clock, goal: str | float) -> None:
+    slim = fxprune.prune(network(), {"objective": {"latency": goal, "device": "clock"}}, X)
+    assert slim.report.latency.met
+    assert slim.report.macs_after == slim.report.macs_before
+    assert any("nothing has to be removed" in note for note in slim.report.notes)
+
+
+HALVED = {"name": "uniform", "max_ratio": 0.5, "round_to": 1}
+
+
+def test_what_is_foretold_out_of_reach_may_be_met(clock: Clock) -> None:
+    """Half of the channels leave 0.27 of the MACs; measured, they take less time than that."""
+    clock.power = 1.3
+    spec = {"allocation": HALVED, "objective": {"latency": 0.22, "device": "clock"}}
+    with pytest.raises(ObjectiveError, match=r"can go down to 0\.2[67]\d, "):
+        fxprune.prune(network(), spec | {"objective": {"macs": 0.22}}, X)
+    latency = fxprune.prune(network(), spec, X).report.latency
+    assert latency.ratio == pytest.approx(0.22, rel=0.03)
+
+
+def test_what_is_measured_out_of_reach_is_refused(clock: Clock) -> None:
+    clock.power = 0.6
+    spec = {"allocation": HALVED, "objective": {"latency": 0.22, "device": "clock"}}
+    with pytest.raises(ObjectiveError, match=r"down to 0\.\d+ of the original, as measured, and"):
+        fxprune.prune(network(), spec, X)
+
+
 def test_a_miss_is_said(clock: Clock) -> None:
     """Half of the time is overhead: no network of fewer channels takes a third of it."""
     whole = sum(p.numel() for p in network().parameters()) * 1e-6
@@ -127,7 +155,9 @@ def test_a_correction_goes_between_what_was_seen() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no device": ({"latency": 0.5, "device": "gpu"}, r'objective.device: unknown device "gpu"'),
-    "no time": ({"latency": "soon"}, "objective.latency: 'soon'"),
+    "no time": ({"latency": "soon"}, "objective.latency: 'soon': a share .* such as \"8 ms\""),
+    "no unit of time": ({"latency": "8 parsecs"}, "'8 parsecs': a share of the original"),
+    "a list": ({"latency": [0.5]}, "objective.latency: .*a valid number"),
     "too much": ({"latency": 1.5}, "objective.latency: 1.5"),
     "no threads": ({"latency": 0.5, "threads": 0}, "objective.threads: 0"),
     "an option": ({"latency": 0.5, "treads": 1}, 'did you mean "threads"'),

@@ -192,6 +192,21 @@ def test_a_file_that_differs_does_not_appear(at_batch: int, tmp_path: Path) -> N
     fxonnx.export(Lie(at_batch), path, (noise(2, 3),), {}, dynamic_shapes=dims, rtol=0.01)
 
 
+def test_half_precision_is_held_to_its_own_digits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.GELU())]
+    model = nn.Sequential(*layers).eval().half()
+    summary = fxonnx.export(model, tmp_path / "m.onnx", (torch.randn(4, 64).half(),), {})
+    assert 1e-4 < summary.error < 1e-2
+
+
+def test_constants_that_the_runtime_cannot_compute_stay(tmp_path: Path) -> None:
+    """Bags of constant offsets are converted to a function that ONNX Runtime refuses to fold."""
+    model = nn.Sequential(nn.EmbeddingBag(10, 16), nn.Linear(16, 3)).eval()
+    ids = torch.arange(4).view(2, 2)
+    assert fxonnx.export(model, tmp_path / "m.onnx", (ids,), {}).error < 1e-5
+
+
 class Refuses(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("forward must not run")

@@ -72,6 +72,10 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a wrong shape of a .pt2": (model("net.pt2", "--input-shape", "2,4,8,8"), "refuses (2, 4"),
     "no shape": (model(*PICKLE, "--input-shape", "a,b"), '"a,b" is not a shape; write 2,3,224,224'),
+    "a shape of no memory": (
+        model(*PICKLE, "--input-shape", "99999999999,99999999,3"),
+        '--input-shape: "99999999999,99999999,3" cannot be made',
+    ),
     "no dtype": (
         model(*PICKLE, "--input-shape", "2:float"),
         'unknown dtype "float"; known:',

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ExportError, InputError, root_cause
 from ..files import atomic_write
+from ..program import tolerance
 from .check import (
     Array,
     compare_latency,
@@ -93,11 +94,13 @@ def export(
     in an ONNX file. `metadata` is stored under keys prefixed `fxprune.`.
 
     The file is compared with the module in ONNX Runtime on `batches` (default: the example's
-    batch and one more size); it appears only if max|a-b|/max|a| <= `rtol` for every output.
+    batch and one more size); it appears only if max|a-b|/max|a| <= `rtol` for every output, or
+    what the digits of the module's coarsest tensor allow, if that is more.
 
     Raises `FileError` (before any work) when `path` cannot be written, `ExportError` otherwise.
     """
     inputs: Inputs = (tuple(args), dict(kwargs or {}))
+    rtol = tolerance(module, rtol)
     with atomic_write(path) as temporary:
         with _quiet(), evaluation(module):
             marked = marks(module, inputs, dynamic_shapes)

@@ -66,7 +66,10 @@ def to_array(value: Any) -> Array:
     try:
         array: Array = value.detach().cpu().numpy()
     except TypeError as problem:
-        raise ExportError(f"{value.dtype} cannot be compared with ONNX Runtime") from problem
+        raise ExportError(
+            f"{value.dtype} cannot be compared with ONNX Runtime; export the module in single or "
+            "half precision, or save it as .pt2"
+        ) from problem
     return array
 
 

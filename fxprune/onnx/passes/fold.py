@@ -71,7 +71,7 @@ class Fold:
             flatten_subgraphs=False,
             size_threshold=limit,
             should_exclude_node=_excluded,
-            partitioning="basic",
+            partitioning="recursive",  # basic tries what fails again, without end
         )
         return before - _computed(view.graph)
 
