@@ -23,7 +23,7 @@ from fxprune.objectives.latency import Latency
 from fxprune.program import Program
 from passes import coupling
 from passes.allocate import costed
-from tests.test_optimal import Attending, Concatenated, Grouped, Residual
+from tests.optimal_problems import Attending, Concatenated, Grouped, Residual
 
 
 class Gated(nn.Module):

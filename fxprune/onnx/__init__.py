@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +12,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError, InputError, root_cause
@@ -32,17 +28,14 @@ from .check import (
     run,
     to_array,
 )
-from .clean import clean
 from .compaction import compact
+from .conversion import Captured, captured, convert, quiet
 from .feeds import Inputs, another_batch, batch_axes, batch_size, marks, resize
 from .passes import compaction
 from .passes.share import Share
 from .program import OnnxProgram
 
 __all__ = ["ExportSummary", "compare_latency", "draft", "export"]
-
-LIMIT = 2**31 - 1
-"""Bytes: protobuf refuses larger messages, and so does an ONNX file with its weights inside."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,6 @@ class ExportSummary:
     batches: tuple[int, ...]
     error: float
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """Hold an exported program, the names of its input leaves, and which output leaves it keeps."""
-
-    program: torch.export.ExportedProgram
-    inputs: tuple[object, ...]
-    tensors: tuple[str, ...]
-    kept: tuple[int, ...]
 
 
 def export(
@@ -102,19 +85,19 @@ def export(
     inputs: Inputs = (tuple(args), dict(kwargs or {}))
     rtol = tolerance(module, rtol)
     with atomic_write(path) as temporary:
-        with _quiet(), evaluation(module):
+        with quiet(), evaluation(module):
             marked = marks(module, inputs, dynamic_shapes)
-            captured = _capture(module, inputs, dynamic_shapes)
-            model = _convert(captured)
-            _name_axes(model, captured, inputs, marked)
+            found = captured(module, inputs, dynamic_shapes)
+            model = convert(found)
+            _name_axes(model, found, inputs, marked)
             for key, value in metadata.items():
                 model.metadata_props.add(key=f"fxprune.{key}", value=value)
             axes = batch_axes(marked)
             done = compact(
-                model, _probes(model, captured, inputs, axes), rtol=rtol, threads=_threads()
+                model, _probes(model, found, inputs, axes), rtol=rtol, threads=_threads()
             )
             _save(done.model, temporary)
-        sizes, error = _compare(module, temporary, captured, inputs, axes, batches, rtol)
+        sizes, error = _compare(module, temporary, found, inputs, axes, batches, rtol)
         size = temporary.stat().st_size
         return ExportSummary(Path(path), size, *_facts(done.model), sizes, error, done.notes)
 
@@ -131,8 +114,8 @@ def draft(
     Raises `ExportError`.
     """
     inputs: Inputs = (tuple(args), dict(kwargs or {}))
-    with _quiet(), evaluation(module):
-        program = OnnxProgram(_convert(_capture(module, inputs, dynamic_shapes), share=False))
+    with quiet(), evaluation(module):
+        program = OnnxProgram(convert(captured(module, inputs, dynamic_shapes), share=False))
         for one in (one for one in compaction() if not isinstance(one, Share)):
             program = one(program)
     return program.model
@@ -143,7 +126,7 @@ def _threads() -> int:
 
 
 def _probes(
-    model: onnx.ModelProto, captured: _Captured, inputs: Inputs, axes: dict[int, Any]
+    model: onnx.ModelProto, found: Captured, inputs: Inputs, axes: dict[int, Any]
 ) -> list[dict[str, Array]]:
     """Return inputs to compare passes on: two batch sizes, small ones where they fit."""
     probes: list[dict[str, Array]] = []
@@ -152,7 +135,7 @@ def _probes(
             feed = inputs if size is None else resize(inputs, axes, size)
         except InputError:  # a size that the model does not admit
             continue
-        leaves = zip(captured.inputs, pytree.tree_leaves(feed), strict=True)
+        leaves = zip(found.inputs, pytree.tree_leaves(feed), strict=True)
         named = {str(name): leaf for name, leaf in leaves}
         probes.append({entry.name: to_array(named[entry.name]) for entry in model.graph.input})
         if len(probes) == 2 or size is None:
@@ -168,70 +151,14 @@ def _facts(model: onnx.ModelProto) -> tuple[int, int, tuple[str, ...], tuple[str
     return len(model.graph.node), opset, inputs, outputs
 
 
-def _capture(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> _Captured:
-    """Capture the module with torch.export; blank the outputs that are no tensors."""
-    try:
-        program = torch.export.export(module, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
-    except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
-        raise ExportError(
-            f"torch.export refuses the model: {root_cause(problem, 300)}"
-        ) from problem
-    # The converter traces the program anew and trips over guards on *args; they only assert sizes.
-    program._guards_code = []
-    node = program.graph.output_node()
-    results = node.args[0]
-    assert isinstance(results, (tuple, list))
-    users = len(program.graph_signature.user_outputs)
-    own = results[len(results) - users :]
-    # The converter skips None but fails on any other constant.
-    node.args = (tuple(item if isinstance(item, fx.Node) else None for item in results),)
-    kept = tuple(index for index, item in enumerate(own) if isinstance(item, fx.Node))
-    if not kept:
-        raise ExportError("the model returns no tensor, so there is nothing to write")
-    names = tuple(program.graph_signature.user_inputs)
-    leaves = zip(names, pytree.tree_leaves(inputs), strict=True)
-    tensors = tuple(str(name) for name, leaf in leaves if isinstance(leaf, torch.Tensor))
-    return _Captured(program, names, tensors, kept)
-
-
-def _convert(captured: _Captured, *, share: bool = True) -> onnx.ModelProto:
-    """Convert to ONNX with all weights inside, cleaned and checked."""
-    try:
-        converted = _converted(captured.program)
-    except Exception as problem:  # The converter wraps failures of many types of its own.
-        raise ExportError(
-            f"torch.onnx.export refuses the model: {root_cause(problem, 300)}"
-        ) from problem
-    assert converted is not None
-    weights = converted.model.graph.initializers.values()
-    size = sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
-    if size > LIMIT:
-        raise ExportError(
-            f"the weights take {size:,} bytes, and an ONNX file with its weights inside holds at "
-            f"most {LIMIT:,} (2 GiB); prune more, convert to half precision, or save as .pt2"
-        )
-    model = converted.model_proto
-    # A buffer that the model writes comes out as well, before the user's outputs.
-    del model.graph.output[: max(0, len(model.graph.output) - len(captured.kept))]
-    return clean(model, captured.tensors, share=share)
-
-
-def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram | None:
-    """Convert; without the converter's optimizer where that fails, as it does on RAFT's splits."""
-    try:
-        return torch.onnx.export(program, dynamo=True, verbose=False)
-    except Exception:  # a second failure is told
-        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
-
-
 def _name_axes(
-    model: onnx.ModelProto, captured: _Captured, inputs: Inputs, marked: dict[int, Any]
+    model: onnx.ModelProto, found: Captured, inputs: Inputs, marked: dict[int, Any]
 ) -> None:
     """Give dynamic axes the names of `dynamic_shapes` instead of torch's symbols (`s77`)."""
     entries = {entry.name: entry.type.tensor_type.shape.dim for entry in model.graph.input}
     axes = batch_axes(marked)
     names: dict[str, str] = {}
-    for name, leaf in zip(captured.inputs, pytree.tree_leaves(inputs), strict=True):
+    for name, leaf in zip(found.inputs, pytree.tree_leaves(inputs), strict=True):
         for mark in marked.get(id(leaf), ()) if name in entries else ():
             symbol = entries[str(name)][mark.axis].dim_param
             wanted = mark.name or ("batch" if axes.get(id(leaf)) is mark else None)
@@ -259,7 +186,7 @@ def _save(model: onnx.ModelProto, temporary: Path) -> None:
 def _compare(
     module: nn.Module,
     path: Path,
-    captured: _Captured,
+    found: Captured,
     inputs: Inputs,
     axes: dict[int, Any],
     batches: tuple[int, ...] | None,
@@ -273,8 +200,8 @@ def _compare(
     worst = 0.0
     for size in batches or (None,):
         feed = inputs if size in (None, own) else resize(inputs, axes, int(size or 0))
-        ours = _run_module(module, feed, captured.kept, size)
-        theirs = run(session, feeds_for(session, captured.inputs, feed))
+        ours = _run_module(module, feed, found.kept, size)
+        theirs = run(session, feeds_for(session, found.inputs, feed))
         for mine, result, entry in zip(ours, theirs, session.get_outputs(), strict=True):
             error = relative_error(mine, result)
             worst = max(worst, error)
@@ -301,16 +228,3 @@ def _run_module(
         raise ExportError(
             f"the module fails at batch {size}: {root_cause(problem, 300)}"
         ) from problem
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converters' progress lines, log records and warnings from the caller's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
