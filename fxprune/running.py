@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from copy import copy, deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -98,29 +98,28 @@ class Run:
         if isinstance(goal, Latency) and self.saved.step == self._spec.schedule.made().count:
             program = self._measured(scored, goal, part)
         else:
-            program = self._removed(scored, goal, part)
+            program = self._removed(self._chosen_by(scored, goal, part))
         self._took(program)
         assert program.plan is not None
         smaller = [plan for plan in program.plan.targets if plan.kept < plan.units]
         units = sum(plan.units - plan.kept for plan in smaller)
         self._calls.say(f"step {self.saved.step}: {units} units of {len(smaller)} targets leave")
 
-    def _removed(self, scored: Program, goal: Objective, part: float) -> Program:
-        last = (*passes.removing(), passes.make("verify", {}))
-        return pipeline.run(scored, (passes.allocating(self._spec, goal, part), *last))
+    def _removed(self, chosen: Program) -> Program:
+        return pipeline.run(chosen, (*passes.removing(), passes.make("verify", {})))
+
+    def _chosen_by(self, scored: Program, goal: Objective, part: float) -> Program:
+        return pipeline.run(scored, (passes.allocating(self._spec, goal, part),))
 
     def _measured(self, scored: Program, goal: Latency, part: float) -> Program:
         watch, say = self._stopwatch, self._calls.say
         assert watch is not None
         scored = self.foreseen(scored, goal) if goal.sparsity else scored
+        choose = cache(partial(self._chosen_by, scored, part=part))  # what is built was chosen
         if scored.kernels is not None and goal.sparsity:
-            choose = partial(self._chosen_by, scored, part=part)
             goal = watch.settled(goal, scored.kernels, choose, say)
-        program, self._latency = watch.meet(goal, lambda one: self._removed(scored, one, part), say)
+        program, self._latency = watch.meet(goal, lambda one: self._removed(choose(one)), say)
         return program
-
-    def _chosen_by(self, scored: Program, goal: Objective, part: float) -> Program:
-        return pipeline.run(scored, (passes.allocating(self._spec, goal, part),))
 
     def related(self, objective: Objective) -> Objective:
         """Return an objective of which the share of the original to keep is known."""
