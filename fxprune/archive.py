@@ -15,7 +15,9 @@ from typing import IO, Any
 
 import torch
 from torch import nn
+from torch.export.graph_signature import ConstantArgument
 
+from . import named_tuples
 from .errors import FileError, UntrustedFileError, root_cause
 from .files import atomic_write
 from .untrusted import reasons
@@ -60,6 +62,7 @@ def load_exported(
         if not trust:
             _inspect(file, path)
             file.seek(0)
+        _name_tuples(file, path, trust)
         try:
             contents = load_pt2(file)
         except Exception as problem:  # torch raises whatever the damaged part makes it stumble on.
@@ -69,6 +72,29 @@ def load_exported(
         found = ", ".join(contents.exported_programs) or "none"
         raise FileError(f"{path}: holds no program called 'model' (it holds {found})")
     return program, dict(contents.extra_files)
+
+
+def _name_tuples(file: IO[bytes], path: Path, trust: bool) -> None:
+    """See that every named tuple of a program is known here; import those that are not, if trusted.
+
+    Raises UntrustedFileError, or FileError for one that cannot be imported.
+    """
+    try:
+        program = json.loads(torch._C.PyTorchFileReader(file).get_record("models/model.json"))
+        unknown = named_tuples.missing(program)
+    except Exception:  # what is damaged is told by what reads all of it
+        unknown = []
+    file.seek(0)
+    for name in unknown:
+        if not trust:
+            raise _untrusted(path, f"models/model.json: the named tuple {name!r} is not imported")
+        try:
+            named_tuples.imported(name)
+        except Exception as problem:  # importing runs any code
+            raise FileError(
+                f"{path}: needs the named tuple {name!r}: {root_cause(problem, 200)}; make it "
+                "importable"
+            ) from problem
 
 
 def load_pickled_module(path: str | os.PathLike[str], *, trust: bool = False) -> nn.Module:
@@ -109,8 +135,15 @@ def save_exported(
 
     Raises `FileError` when the file cannot be written or the program cannot be serialized.
     """
+    texts = [s.arg for s in program.graph_signature.output_specs if _is_text(s.arg)]
+    if texts:  # torch writes it, and fails to read the file back
+        raise FileError(
+            f"{path}: cannot be saved: the model returns the text {texts[0].value!r}, which a .pt2 "
+            "cannot hold; return it from a wrapper around the model"
+        )
     with atomic_write(path) as temporary:
         try:
+            named_tuples.register(program.call_spec.in_spec, program.call_spec.out_spec)
             # Through a handle, so that the temporary name does not become the archive's root.
             with temporary.open("wb") as file:
                 torch.export.save(program, file, extra_files=dict(extra))
@@ -118,6 +151,10 @@ def save_exported(
             raise
         except Exception as problem:  # torch.export.save raises errors of many types.
             raise FileError(f"{path}: cannot be saved: {root_cause(problem, 200)}") from problem
+
+
+def _is_text(output: Any) -> bool:
+    return isinstance(output, ConstantArgument) and isinstance(output.value, str)
 
 
 def _inspect(file: IO[bytes], path: Path) -> None:
