@@ -18,6 +18,7 @@ from torch.export import Dim
 
 import fxprune.onnx as fxonnx
 from fxprune.errors import ExportError, FileError
+from fxprune.onnx import conversion
 from fxprune.onnx.check import open_session, relative_error, run
 from fxprune.onnx.clean import FOLD_LIMIT, clean
 
@@ -233,7 +234,7 @@ def test_failures_have_one_line_and_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_more_than_protobuf_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fxonnx, "LIMIT", 100)
+    monkeypatch.setattr(conversion, "LIMIT", 100)
     with pytest.raises(ExportError, match="at most 100"):
         fxonnx.export(nn.Linear(30, 2), tmp_path / "m.onnx", (noise(2, 30),), {})
 
