@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -122,23 +122,52 @@ def resized_run(model: ModelProto, signature: Signature, threads: int, batch: in
     return _session_run(model.SerializeToString(), signature, threads, batch, fading=True)
 
 
+@dataclass(frozen=True, eq=False)
+class SessionRun:
+    """Run a session of ONNX Runtime on its inputs; it can be opened anew."""
+
+    session: onnxruntime.InferenceSession
+    feeds: dict[str, Any]
+    opened: Callable[[], onnxruntime.InferenceSession]
+
+    def __call__(self) -> Any:
+        """Run once."""
+        return self.session.run(None, self.feeds)
+
+    def reopened(self) -> SessionRun:
+        """Return the same with memory as fresh as that of a session that is opened now."""
+        return replace(self, session=self.opened())
+
+
+def reopened(run: Run) -> Run:
+    """Return a run as fresh as one that is made now, where its device knows how.
+
+    A session that was opened early lies in other memory than a late one: a few per cent of a ratio.
+    """
+    return run.reopened() if isinstance(run, SessionRun) else run
+
+
 def _session_run(
     model: bytes, signature: Signature, threads: int, batch: int, fading: bool = False
-) -> Run:
+) -> SessionRun:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4 if fading else 3
     # threads that wait for work would take the cores from the model that runs next
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.set_denormal_as_zero", "1" if fading else "0")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def opened() -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    session = opened()
     inputs = inputs_of(signature, batch)
     leaves = [one for one in pytree.tree_leaves(inputs) if isinstance(one, torch.Tensor)]
     feeds = {
         entry.name: np.ascontiguousarray(leaf.detach().cpu().numpy())
         for entry, leaf in zip(session.get_inputs(), leaves, strict=True)
     }
-    return lambda: session.run(None, feeds)
+    return SessionRun(session, feeds, opened)
 
 
 def torch_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -> Run:
