@@ -125,11 +125,11 @@ class Group:
         """Return the sizes of the model's axes at some widths."""
         return dict(zip(self.axes, widths, strict=True))
 
-    def elements(self, sizes: Mapping[int, Any]) -> Any:
+    def elements(self, sizes: Any) -> Any:
         """Return how many elements are read and made, weights too; sizes may be arrays."""
         shapes = [*self.reads.values(), *self.makes.values()]
         shapes += [c.shape for node in self.nodes for c in node.constants.values()]
-        return sum(prod(_size(label, sizes) for label in shape) for shape in shapes)
+        return sum(prod(label.at(sizes) for label in shape) for shape in shapes)
 
     def at(self, widths: Widths) -> tuple[onnx.ModelProto, dict[str, Array]]:
         """Return a model of the group alone at some widths, with inputs for it."""
@@ -149,10 +149,6 @@ class Group:
         for name in self.makes:
             graph.output.append(helper.make_tensor_value_info(name, self.types[name], None))
         return wrapped(graph, self.like), feeds
-
-
-def _size(label: Label, sizes: Mapping[int, Any]) -> Any:
-    return label.times if label.axis is None else label.times * sizes[label.axis]
 
 
 def grouped(graph: Graph) -> tuple[list[Group], int]:

@@ -18,9 +18,9 @@ from fxprune.kernels.groups import Group, Widths, grouped
 from fxprune.kernels.store import Store
 from fxprune.kernels.tables import Table, tabulated, wanted
 from fxprune.kernels.timing import microseconds
+from fxprune.objectives.registry import ROUNDINGS
 
 Say = Callable[[str], None]
-ROUNDINGS = (8, 4, 2, 1)
 Known = dict[tuple[int, Widths], float]
 
 
