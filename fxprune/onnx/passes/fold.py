@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from fxprune.pipeline import register
 
 from ..program import FACT, OnnxProgram
-from ..view import View
+from ..view import View, plain
 
 FOLD_LIMIT = 64 * 1024
-"""Bytes: a folded constant above this size stays an operator, so that no `Expand` bloats the file.
+"""Bytes: what is folded into a larger constant stays an operator, so that no `Expand` bloats the
+file, unless the constant takes no more room than what it is made of.
 
 ONNX Runtime folds what is left when it loads the model, so nothing is lost at run time."""
 
@@ -64,15 +67,11 @@ class Fold:
             return 0
         before = _computed(view.graph)
         _read_numbers(view)
-        view.graph.fold_constants(
-            fold_shapes=False,
-            recurse_subgraphs=False,
-            recurse_functions=False,
-            flatten_subgraphs=False,
-            size_threshold=limit,
-            should_exclude_node=_excluded,
-            partitioning="recursive",  # basic tries what fails again, without end
-        )
+        # Of weights that are only laid out anew, whatever their size: else it would hang on the
+        # width of a layer how many nodes a graph has.
+        if any(self._constant(node) and not _grows(view, node) for node in view.graph.nodes):
+            _fold(view, None, lambda node: _excluded(node) or _grows(view, node))
+        _fold(view, limit, _excluded)
         return before - _computed(view.graph)
 
     def _constant(self, node: gs.Node) -> bool:
@@ -80,6 +79,36 @@ class Fold:
             return True
         constant = all(isinstance(read, gs.Constant) or read.is_empty() for read in node.inputs)
         return constant and not _excluded(node)
+
+
+def _fold(view: View, limit: int | None, excluded: Callable[[gs.Node], bool]) -> None:
+    view.graph.fold_constants(
+        fold_shapes=False,
+        recurse_subgraphs=False,
+        recurse_functions=False,
+        flatten_subgraphs=False,
+        size_threshold=limit,
+        should_exclude_node=excluded,
+        partitioning="recursive",  # basic tries what fails again, without end
+    )
+
+
+def _grows(view: View, node: gs.Node) -> bool:
+    """Tell whether the value of a node may take more room than what is read for it alone."""
+    room = sum(_bytes(view, read) or 0 for read in node.inputs if view.private(read))
+    sizes = [_bytes(view, made) for made in node.outputs]
+    return any(size is None for size in sizes) or sum(size or 0 for size in sizes) > room
+
+
+def _bytes(view: View, tensor: Any) -> int | None:
+    """Return the bytes of a tensor, None where its sizes are not known."""
+    if isinstance(tensor, gs.Constant):
+        return int(tensor.values.nbytes) if plain(tensor) else None
+    dims, kind = view.dims(tensor), view.dtype(tensor)
+    if not kind or dims is None or not all(isinstance(size, int) for size in dims):
+        return None
+    width = onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    return int(width * np.prod(dims, dtype=np.int64))
 
 
 def _read_numbers(view: View) -> None:
