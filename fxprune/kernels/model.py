@@ -170,15 +170,19 @@ class _Timer:
         known = self._store.get(group.family, widths)
         if known is None:
             known = self._measured(group, widths)
-            self._store.put(group.family, group.about, widths, known)
             self._left -= 1
             if self._left % 200 == 0:
                 self._say(f"latency: {self._all - self._left} of {self._all} kernels timed")
         return known
 
     def _measured(self, group: Group, widths: Widths) -> float:
-        """Return microseconds; none for what cannot run apart, as it reads sizes, not data."""
+        """Return microseconds; none for what cannot run apart, as it reads sizes, not data.
+
+        Only what was measured is kept: a kernel may fail to run for want of memory, too.
+        """
         try:
-            return microseconds(*group.at(widths), self._threads)
+            found = microseconds(*group.at(widths), self._threads)
         except Exception:  # ONNX Runtime's exceptions share no public base class
             return 0.0
+        self._store.put(group.family, group.about, widths, found)
+        return found

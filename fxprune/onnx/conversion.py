@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from ..errors import ExportError, root_cause
 from .clean import clean
 from .feeds import Inputs
+from .writes import without_writes
 
 LIMIT = 2**31 - 1
 """Bytes: protobuf refuses larger messages, and so does an ONNX file with its weights inside."""
@@ -43,6 +44,7 @@ def captured(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> Captured
         ) from problem
     # The converter traces the program anew and trips over guards on *args; they only assert sizes.
     program._guards_code = []
+    without_writes(program)
     node = program.graph.output_node()
     results = node.args[0]
     assert isinstance(results, (tuple, list))
