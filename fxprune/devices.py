@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from fxprune import onnx
 from fxprune.capture import evaluating
 from fxprune.errors import SpecError
+from fxprune.onnx.check import session_options
 from fxprune.onnx.turns import clock, in_turn
 from fxprune.pipeline import unknown
 from fxprune.program import Signature
@@ -150,12 +151,7 @@ def reopened(run: Run) -> Run:
 def _session_run(
     model: bytes, signature: Signature, threads: int, batch: int, fading: bool = False
 ) -> SessionRun:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4 if fading else 3
-    # threads that wait for work would take the cores from the model that runs next
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1" if fading else "0")
+    options = session_options(threads, fading=fading)
 
     def opened() -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,20 @@ FORMATS = {".toml": "TOML", ".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 STRATEGIES = ("metric", "allocation", "schedule")  # the axes that are a name and its options
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuse a key that stands twice in a table, as TOML does; YAML itself takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a table whose keys all differ."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"{key.value} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(given: str | Path) -> Any:
     """Return the data of a preset, or of a TOML, YAML or JSON file.
 
@@ -34,11 +48,21 @@ def read(given: str | Path) -> Any:
     kind = FORMATS.get(path.suffix.lower(), "TOML")
     try:
         if kind == "JSON":
-            return json.loads(text)
-        return yaml.safe_load(text) if kind == "YAML" else tomllib.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
+        return yaml.load(text, _Loader) if kind == "YAML" else tomllib.loads(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise SpecError(f"{path}: not {kind}: {line}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a table of JSON whose keys all differ."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} is given twice")
+    return table
 
 
 def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:

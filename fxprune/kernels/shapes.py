@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from fxprune.onnx.check import open_session
+from fxprune.onnx.check import open_session, session_options
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -38,15 +38,7 @@ def profiling(
 
     Raises ONNX Runtime's own exceptions, which share no public base class.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # numbers that are made up may fade from layer to layer to where arithmetic is slow
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
+    options = session_options(threads, optimized=optimized, fading=True)
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = os.path.join(folder, "profile")

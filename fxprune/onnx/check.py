@@ -25,13 +25,13 @@ TINY = 1e-6
 """Outputs smaller than this count as zero when an error is made relative."""
 
 
-def open_session(
-    model: str | os.PathLike[str] | bytes, threads: int = 1, *, optimized: bool = True
-) -> ort.InferenceSession:
-    """Open an ONNX model (a path or its bytes) in ONNX Runtime on the CPU, without log lines.
+def session_options(
+    threads: int = 1, *, optimized: bool = True, fading: bool = False
+) -> ort.SessionOptions:
+    """Return the options of a session of ONNX Runtime that writes no log lines.
 
-    Not `optimized`, it runs the graph as it is written, node by node. Raises `ExportError` when
-    ONNX Runtime refuses the model.
+    Not `optimized`, it runs the graph as it is written, node by node. `fading` is for made-up
+    weights: numbers may become so small from layer to layer that arithmetic would be slow.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -39,10 +39,22 @@ def open_session(
     options.log_severity_level = 4
     # Threads that wait for work would take the cores from the session that runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1" if fading else "0")
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Weights packed for speed take longer to pack than a run or two gains.
         options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def open_session(
+    model: str | os.PathLike[str] | bytes, threads: int = 1, *, optimized: bool = True
+) -> ort.InferenceSession:
+    """Open an ONNX model (a path or its bytes) in ONNX Runtime on the CPU, without log lines.
+
+    Raises `ExportError` when ONNX Runtime refuses the model.
+    """
+    options = session_options(threads, optimized=optimized)
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
