@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ Clock = Callable[[], float]  # seconds
 Device = Callable[[nn.Module, Signature, int, int], Run]
 ROUNDS = 15  # at least so many runs of each, and for at least so long
 SECONDS = 1.0
+OPENINGS = 3
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,26 @@ def interleaved(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     clock: Clock = time.perf_counter,
+    openings: int = OPENINGS,
 ) -> list[Timing]:
     """Time runs in turn, a b c a b c …, each warm; return the timing of each.
 
     What else the machine does hits all of them alike, so that their ratios can be trusted further
-    than the times themselves.
+    than the times themselves. All are opened anew a few times: where a session's weights happen to
+    lie is worth a few per cent of a small network, and what was opened in the midst of an export
+    lies badly.
     """
-    taken = in_turn(runs, rounds=rounds, seconds=seconds * len(runs), clock=clock)
+    taken: list[list[float]] = [[] for _ in runs]
+    for _ in range(openings):
+        fresh = [reopened(run) for run in runs]
+        found = in_turn(
+            fresh,
+            rounds=-(-rounds // openings),
+            seconds=seconds * len(runs) / openings,
+            clock=clock,
+        )
+        for times, more in zip(taken, found, strict=True):
+            times += more
     return [Timing.of(times) for times in taken]
 
 
@@ -125,27 +140,24 @@ def resized_run(model: ModelProto, signature: Signature, threads: int, batch: in
 
 @dataclass(frozen=True, eq=False)
 class SessionRun:
-    """Run a session of ONNX Runtime on its inputs; it can be opened anew."""
+    """Run a session of ONNX Runtime on its inputs, opened when it is first run."""
 
-    session: onnxruntime.InferenceSession
     feeds: dict[str, Any]
     opened: Callable[[], onnxruntime.InferenceSession]
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        """Return the session."""
+        return self.opened()
 
     def __call__(self) -> Any:
         """Run once."""
         return self.session.run(None, self.feeds)
 
-    def reopened(self) -> SessionRun:
-        """Return the same with memory as fresh as that of a session that is opened now."""
-        return replace(self, session=self.opened())
-
 
 def reopened(run: Run) -> Run:
-    """Return a run as fresh as one that is made now, where its device knows how.
-
-    A session that was opened early lies in other memory than a late one: a few per cent of a ratio.
-    """
-    return run.reopened() if isinstance(run, SessionRun) else run
+    """Return a run as fresh as one that is made now, where its device knows how."""
+    return replace(run) if isinstance(run, SessionRun) else run
 
 
 def _session_run(
@@ -156,14 +168,13 @@ def _session_run(
     def opened() -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    session = opened()
     inputs = inputs_of(signature, batch)
     leaves = [one for one in pytree.tree_leaves(inputs) if isinstance(one, torch.Tensor)]
     feeds = {
         entry.name: np.ascontiguousarray(leaf.detach().cpu().numpy())
-        for entry, leaf in zip(session.get_inputs(), leaves, strict=True)
+        for entry, leaf in zip(opened().get_inputs(), leaves, strict=True)
     }
-    return SessionRun(session, feeds, opened)
+    return SessionRun(feeds, opened)
 
 
 def torch_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -> Run:

@@ -14,7 +14,6 @@ from fxprune.devices import (
     clock_of,
     device,
     interleaved,
-    reopened,
     resized_run,
 )
 from fxprune.errors import ObjectiveError, first_line
@@ -133,7 +132,7 @@ class Stopwatch:
     def compare(self, program: Program, goal: Latency) -> LatencyReport:
         """Return how long a program takes, and the original beside it."""
         run = self._device(program.module, program.signature, goal.threads, self._batch)
-        before, after = self._timed([reopened(self._run), run])
+        before, after = self._timed([self._run, run])
         share = goal.goal
         assert isinstance(share, float)
         requested = self._asked or share * before.median

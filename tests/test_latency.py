@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -141,6 +142,22 @@ def test_runs_are_timed_in_turn() -> None:
     log: list[str] = []
     devices.interleaved([Slow(log, "a"), Slow(log, "b")], rounds=4, seconds=0.0)
     assert log[-8:] == ["a", "b"] * 4
+
+
+def test_sessions_are_opened_anew_in_turn_a_few_times() -> None:
+    log: list[str] = []
+
+    class Session:
+        def __init__(self, name: str) -> None:
+            log.append(name)
+
+        def run(self, names: None, feeds: dict[str, Any]) -> list[Any]:
+            return []
+
+    runs = [devices.SessionRun({}, partial(Session, name)) for name in "ab"]
+    assert log == []
+    devices.interleaved(runs, rounds=4, seconds=0.0, openings=3)
+    assert log == ["a", "b"] * 3
 
 
 def test_times() -> None:
