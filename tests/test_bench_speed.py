@@ -47,3 +47,11 @@ def test_remarks(pairs: list[Any], expected: list[str]) -> None:
 def test_timeouts_count_in_no_verdict() -> None:
     (_, first), *_ = list(bench_speed.verdicts([FAIR, LATE]))[1:]
     assert "1.00 of Torch-Pruning's on the geometric mean of 1 models" in first
+
+
+def test_the_table_says_what_the_verdicts_say() -> None:
+    text = bench_speed.markdown([FAIR, LATE])
+    assert "| fair | 0.0 | 1.00 | 0.50 | 0.50 | 2.00 |" in text
+    assert "| not done after 200 s |" in text
+    assert "\n- PASS: total with capture: 1.00 of Torch-Pruning's" in text
+    assert "\n- total with capture, timeouts counted: 0.10 of" in text

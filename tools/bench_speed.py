@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_tools import OURS, THEIRS, measure
+from cells import table as lines
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -212,12 +213,20 @@ def cells(pair: Pair) -> list[str]:
     return [*row, *(f"{ratio:.2f}" for ratio in ratios)]
 
 
+def markdown(pairs: Sequence[Pair]) -> str:
+    """Return the table and the verdicts."""
+    said = [f"- {'PASS' if met else 'FAIL'}: {text}" for met, text in verdicts(pairs)]
+    said += [f"- {text}" for text in remarks(pairs)]
+    return lines(HEADINGS, map(cells, pairs)) + "\n" + "\n".join(said) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="shell patterns of models, by commas")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each tool")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds a measurement has")
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -234,6 +243,8 @@ def main() -> None:
             if options.json:
                 rows = {pair.name: [pair.ours.runs, pair.theirs.runs] for pair in pairs}
                 options.json.write_text(json.dumps(rows, indent=1))
+            if options.markdown:
+                options.markdown.write_text(markdown(pairs), encoding="utf-8")
     sys.exit(report(console, pairs))
 
 
