@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import pytest
 from onnx import TensorProto, helper
 
 from fxprune.onnx.check import open_session, run
@@ -74,3 +75,27 @@ def test_clean_folds_nothing_large_or_random() -> None:
     cleaned = clean(graph_of(nodes, [tensor("one", [1]), size], outputs=2))
     assert {"Expand", "RandomNormal"} <= {node.op_type for node in cleaned.graph.node}
     assert cleaned.ByteSize() < FOLD_LIMIT
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_weights_that_are_laid_out_anew_are_folded_whatever_their_size(readers: int) -> None:
+    """What the reshaping reads stays where another node reads it, too: the file would grow."""
+    node, many = helper.make_node, FOLD_LIMIT
+    weight = tensor("w", np.arange(2 * many).reshape(many, 2))
+    shape = onnx.numpy_helper.from_array(np.asarray([2, many], np.int64), "shape")
+    nodes = [
+        node("Reshape", ["w", "shape"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[1, 0]),
+        node("MatMul", ["t", "x"], ["y0"]),
+    ]
+    if readers == 2:
+        nodes.append(node("MatMul", ["w", "x"], ["y1"]))
+    model = graph_of(nodes, [weight, shape], outputs=readers)
+    cleaned = clean(model)
+    left = sorted(one.op_type for one in cleaned.graph.node)
+    assert left == ["MatMul"] * readers + ["Reshape", "Transpose"] * (readers - 1)
+    assert cleaned.ByteSize() <= model.ByteSize()
+    feeds = {"x": np.eye(2, dtype=np.float32)}
+    old = run(open_session(model.SerializeToString()), feeds)
+    new = run(open_session(cleaned.SerializeToString()), feeds)
+    assert all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
