@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
@@ -224,6 +225,9 @@ def led(args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> tuple[bool
     )
 
 
+LONGEST = 400  # characters of a reason: some name every symbol of a sum over 90 boxes
+
+
 def _explained(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
 ) -> Exception:
@@ -234,8 +238,9 @@ def _explained(
             torch.func.functional_call(model, buffers, args, kwargs)
     except Exception as refused:
         return refusal(type(model).__name__, args, kwargs, refused)
+    reason = textwrap.shorten(first_line(error), LONGEST, placeholder=" …")
     return CaptureError(
-        f"capture: torch.export cannot trace {type(model).__name__}: {first_line(error)}; make "
+        f"capture: torch.export cannot trace {type(model).__name__}: {reason}; make "
         "this part of the forward traceable, or export the part of the model that is"
     )
 
