@@ -37,7 +37,7 @@ Clock = Callable[[], float]  # seconds
 Device = Callable[[nn.Module, Signature, int, int], Run]
 ROUNDS = 15  # at least so many runs of each, and for at least so long
 SECONDS = 1.0
-OPENINGS = 3
+OPENINGS = 3  # of each, among which the rounds and the seconds are divided
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,15 @@ def ort_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         shapes = signature.dynamic_shapes(module)
-        onnx.export(module, path, signature.args, signature.kwargs, dynamic_shapes=shapes)
-        return _session_run(path.read_bytes(), signature, threads, batch)
+        args, kwargs = signature.args, signature.kwargs
+        written = onnx.export(module, path, args, kwargs, dynamic_shapes=shapes)
+        return _session_run(path.read_bytes(), written.inputs, signature, threads, batch)
 
 
 def resized_run(model: ModelProto, signature: Signature, threads: int, batch: int) -> Run:
     """Run a graph whose weights were made up: numbers that fade away must not make it slow."""
-    return _session_run(model.SerializeToString(), signature, threads, batch, fading=True)
+    names = [entry.name for entry in model.graph.input]
+    return _session_run(model.SerializeToString(), names, signature, threads, batch, fading=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +163,12 @@ def reopened(run: Run) -> Run:
 
 
 def _session_run(
-    model: bytes, signature: Signature, threads: int, batch: int, fading: bool = False
+    model: bytes,
+    names: Sequence[str],
+    signature: Signature,
+    threads: int,
+    batch: int,
+    fading: bool = False,
 ) -> SessionRun:
     options = session_options(threads, fading=fading)
 
@@ -171,8 +178,8 @@ def _session_run(
     inputs = inputs_of(signature, batch)
     leaves = [one for one in pytree.tree_leaves(inputs) if isinstance(one, torch.Tensor)]
     feeds = {
-        entry.name: np.ascontiguousarray(leaf.detach().cpu().numpy())
-        for entry, leaf in zip(opened().get_inputs(), leaves, strict=True)
+        name: np.ascontiguousarray(leaf.detach().cpu().numpy())
+        for name, leaf in zip(names, leaves, strict=True)
     }
     return SessionRun(feeds, opened)
 
