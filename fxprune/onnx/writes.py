@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..calls import aliased_by
+from ..rules.pointwise import name_of
+
 OWN_MEMORY = """
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d addmm avg_pool1d avg_pool2d avg_pool3d
 batch_norm bmm cat conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
@@ -54,9 +57,7 @@ def _fresh(node: fx.Node) -> bool:
     op = node.target
     if node.op != "call_function" or not isinstance(op, torch._ops.OpOverload):
         return False
-    if any(one.alias_info is not None for one in (*op._schema.returns, *op._schema.arguments)):
-        return False
-    return torch.Tag.pointwise in op.tags or op._schema.name.removeprefix("aten::") in FRESH
+    return not aliased_by(op) and (torch.Tag.pointwise in op.tags or name_of(op) in FRESH)
 
 
 def _functional(node: fx.Node) -> Any:
@@ -64,10 +65,9 @@ def _functional(node: fx.Node) -> Any:
     op = node.target
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten":
         return None
-    name = op._schema.name.removeprefix("aten::")
-    if not name.endswith("_") or torch.Tag.pointwise not in op.tags:
+    if not op._schema.name.endswith("_") or torch.Tag.pointwise not in op.tags:
         return None
-    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+    packet = getattr(torch.ops.aten, name_of(op), None)
     if packet is None or op._overloadname not in packet.overloads():
         return None
     functional = getattr(packet, op._overloadname)

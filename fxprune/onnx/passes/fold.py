@@ -102,8 +102,8 @@ def _grows(view: View, node: gs.Node) -> bool:
 
 def _bytes(view: View, tensor: Any) -> int | None:
     """Return the bytes of a tensor, None where its sizes are not known."""
-    if isinstance(tensor, gs.Constant):
-        return int(tensor.values.nbytes) if plain(tensor) else None
+    if isinstance(tensor, gs.Constant) and not plain(tensor):
+        return None
     dims, kind = view.dims(tensor), view.dtype(tensor)
     if not kind or dims is None or not all(isinstance(size, int) for size in dims):
         return None
