@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Row, apart, measured, table
+from cells import Row, apart, listed, measured, table, told
 from equal_tasks import TASKS, Task
 from rivals import TOLERANCE, Clock, Pruned, onnxsim, torch_pruning
 from torch import nn
@@ -203,7 +203,7 @@ def markdown(rows: Sequence[Row]) -> str:
         text += f"### {task}, {kept:g} of the latency: {before:.2%} before\n\n"
         text += table(HEADINGS, map(cells, some)) + "\n"
     text += f"✗: more than {TOLERANCE:.0%} off the latency that was asked.\n\n"
-    return text + "".join(f"- {'PASS' if ok else 'FAIL'}: {said}\n" for ok, said in verdicts(rows))
+    return text + listed(verdicts(rows))
 
 
 def key(row: Row) -> tuple[Any, ...]:
@@ -248,10 +248,7 @@ def main() -> None:
         print(row["task"], row["kept"], *cells(row), sep=" | ", flush=True)
         if options.markdown:
             options.markdown.write_text(markdown(rows), encoding="utf-8")
-    checks = list(verdicts(rows))
-    for ok, said in checks:
-        print(f"{'PASS' if ok else 'FAIL'}  {said}")
-    sys.exit(int(not all(ok for ok, _ in checks)))
+    sys.exit(told(verdicts(rows)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Row, apart, mean, measured, table
+from cells import Row, apart, listed, mean, measured, table, told
 from latency_models import MODELS
 from torch import nn
 
@@ -209,8 +209,7 @@ def cells(row: Row) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table and the verdicts."""
-    said = [f"- {'PASS' if met else 'FAIL'}: {text}" for met, text in verdicts(rows)]
-    return table(HEADINGS, map(cells, rows)) + "\n" + "\n".join(said) + "\n"
+    return table(HEADINGS, map(cells, rows)) + "\n" + listed(verdicts(rows))
 
 
 def key(row: Row) -> tuple[Any, ...]:
@@ -252,10 +251,7 @@ def main() -> None:
         print(" | ".join(cells(row)), flush=True)
         if options.markdown:
             options.markdown.write_text(markdown(rows), encoding="utf-8")
-    checks = list(verdicts(rows))
-    for met, text in checks:
-        print(f"{'PASS' if met else 'FAIL'}  {text}")
-    sys.exit(int(not all(met for met, _ in checks)))
+    sys.exit(told(verdicts(rows)))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from typing import Any
 
 from bench_tools import OURS, THEIRS, measure
+from cells import listed, told
 from cells import table as lines
 from rich.console import Console
 from rich.markup import escape
@@ -215,9 +217,8 @@ def cells(pair: Pair) -> list[str]:
 
 def markdown(pairs: Sequence[Pair]) -> str:
     """Return the table and the verdicts."""
-    said = [f"- {'PASS' if met else 'FAIL'}: {text}" for met, text in verdicts(pairs)]
-    said += [f"- {text}" for text in remarks(pairs)]
-    return lines(HEADINGS, map(cells, pairs)) + "\n" + "\n".join(said) + "\n"
+    said = listed(verdicts(pairs)) + "".join(f"- {text}\n" for text in remarks(pairs))
+    return lines(HEADINGS, map(cells, pairs)) + "\n" + said
 
 
 def main() -> None:
@@ -254,12 +255,10 @@ def report(console: Console, pairs: Sequence[Pair]) -> int:
     for pair in pairs:
         table.add_row(*map(escape, cells(pair)))
     console.print(table)
-    checks = list(verdicts(pairs))
-    for met, text in checks:
-        console.print(f"{'PASS' if met else 'FAIL'}  {text}", markup=False)
+    status = told(verdicts(pairs), partial(console.print, markup=False))
     for text in remarks(pairs):
         console.print(f"NOTE  {text}", markup=False)
-    return int(not all(met for met, _ in checks))
+    return status
 
 
 if __name__ == "__main__":

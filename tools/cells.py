@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+Verdict = tuple[bool, str]  # whether a requirement is met, and the numbers
 Key = Callable[[Row], tuple[Any, ...]]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -81,6 +82,19 @@ def apart(script: str, cell: Row, timeout: float, cache: str | None = None) -> R
 def mean(values: Sequence[float]) -> float:
     """Return the geometric mean."""
     return exp(sum(map(log, values)) / len(values)) if values else float("nan")
+
+
+def listed(verdicts: Iterable[Verdict]) -> str:
+    """Return the verdicts as a list in Markdown."""
+    return "".join(f"- {'PASS' if met else 'FAIL'}: {text}\n" for met, text in verdicts)
+
+
+def told(verdicts: Iterable[Verdict], say: Callable[[str], None] = print) -> int:
+    """Say each verdict; return the exit status."""
+    checks = list(verdicts)
+    for met, text in checks:
+        say(f"{'PASS' if met else 'FAIL'}  {text}")
+    return int(not all(met for met, _ in checks))
 
 
 def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
