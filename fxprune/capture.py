@@ -35,6 +35,7 @@ except (AttributeError, ImportError) as missing:
         raise Refused(f"this torch lacks what recording is made of: {LACKING}")
 
 
+LONGEST = 400  # characters of a reason: some name every symbol of a sum over 90 boxes
 ALONE = threading.RLock()  # while a model is captured, the class of all modules is watched
 
 
@@ -223,9 +224,6 @@ def led(args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> tuple[bool
         isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
         for leaf in pytree.tree_leaves((args, kwargs))
     )
-
-
-LONGEST = 400  # characters of a reason: some name every symbol of a sum over 90 boxes
 
 
 def _explained(
