@@ -1,35 +1,33 @@
 """fxprune: a pruning compiler for PyTorch.
 
 It captures a model as an ATen graph, finds by itself which slices of which tensors belong
-together, decides what to remove to meet an objective, removes it, and exports what is left.
+together, decides what to remove to meet an objective, removes it, and exports the smaller model.
+
+Its names are listed in the stub beside this file; each is imported when it is first used, and so
+are its modules, such as `fxprune.errors`.
 """
 
-from fxprune.api import analyze, export_onnx, prune, run, save
-from fxprune.api import load_module as load
-from fxprune.errors import FxpruneError
-from fxprune.family import prune_family
-from fxprune.plan import Plan
-from fxprune.report import Report
-from fxprune.slim import SlimModule
-from fxprune.spec import Spec
-from fxprune.speeding import speedup
-from fxprune.tuning import FineTune
+from importlib import import_module
+from typing import Any
 
-__version__ = "0.1.0"
+import lazy_loader
 
-__all__ = [
-    "FineTune",
-    "FxpruneError",
-    "Plan",
-    "Report",
-    "SlimModule",
-    "Spec",
-    "analyze",
-    "export_onnx",
-    "load",
-    "prune",
-    "prune_family",
-    "run",
-    "save",
-    "speedup",
-]
+from fxprune._version import __version__ as __version__
+
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, or the module or folder of a name."""
+    try:
+        return _public(name)
+    except AttributeError:
+        if name.startswith("_"):
+            raise
+    module = f"{__name__}.{name}"
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name != module:  # it is there, and needs something that is not
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

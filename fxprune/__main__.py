@@ -1,5 +1,5 @@
 """Run the command line: `python -m fxprune`."""
 
-from fxprune.cli import main
+from fxprune.cli.app import main
 
 main()

@@ -7,34 +7,67 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load as of_bytes
 from safetensors.torch import save as to_bytes
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, export
 
-from fxprune import archive, onnx, pipeline
-from fxprune.calibration import Loss
-from fxprune.calling import Callbacks
-from fxprune.capture import capture, evaluating, quiet
-from fxprune.cost import Cost
-from fxprune.errors import ExportError, FileError, first_line
-from fxprune.masks import attach
+from fxprune import onnx, pipeline
+from fxprune._version import __version__
+from fxprune.capture import capture, marks_of, placed, put, unwrapped
+from fxprune.contexts import evaluating, quiet
+from fxprune.errors import (
+    ExportError,
+    FileError,
+    FxpruneError,
+    SpecError,
+    first_line,
+    root_cause,
+    unknown,
+)
+from fxprune.files import archive
+from fxprune.graphs import set_tensor, tensors_of
+from fxprune.loop import Callbacks, prune_in_steps
+from fxprune.loop.named_passes import described_passes as described_passes
+from fxprune.loop.named_passes import parse_passes as parse_passes
+from fxprune.loop.progress import Wanted
+from fxprune.metrics import Calibration, Loss
+from fxprune.passes import PASSES, verified
 from fxprune.plan import Plan
-from fxprune.program import Program, Signature, set_tensor, tensors_of
-from fxprune.report import Report
-from fxprune.shrinking import aliases
-from fxprune.slim import SlimModule
+from fxprune.program import Program, Restored, Signature
+from fxprune.report import Analysis, Report
 from fxprune.spec import Spec
-from fxprune.targets import Discovery, Pinned, Target
+from fxprune.spec.modules import with_names
+from fxprune.surgery import SlimModule, aliases, attach
+from fxprune.surgery.own_gradients import unsaved
 
 Model = torch.nn.Module | ExportedProgram
 Path_ = str | os.PathLike[str]
+M = TypeVar("M", bound=torch.nn.Module)
 
 
+@overload
+def prune(
+    model: M,
+    spec: Spec | Mapping[str, Any] | str | Path,
+    inputs: Any = None,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    evaluate: Callable[[torch.nn.Module], float] | None = None,
+    fine_tune: Callable[[torch.nn.Module, int], None] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    checkpoint: Path_ | None = None,
+    progress: Wanted = None,
+    result: Literal["module"],
+) -> M: ...
+
+
+@overload
 def prune(
     model: Model,
     spec: Spec | Mapping[str, Any] | str | Path,
@@ -46,8 +79,25 @@ def prune(
     fine_tune: Callable[[torch.nn.Module, int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint: Path_ | None = None,
-    progress: bool | Callable[[str], None] = False,
-) -> SlimModule:
+    progress: Wanted = None,
+    result: Literal["graph"] = "graph",
+) -> SlimModule: ...
+
+
+def prune(
+    model: Any,
+    spec: Spec | Mapping[str, Any] | str | Path,
+    inputs: Any = None,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    evaluate: Callable[[torch.nn.Module], float] | None = None,
+    fine_tune: Callable[[torch.nn.Module, int], None] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    checkpoint: Path_ | None = None,
+    progress: Wanted = None,
+    result: Literal["graph", "module"] = "graph",
+) -> Any:
     """Return a smaller module to use like `model`, which is left as it is.
 
     `spec` says what to prune, by what and how much: a mapping, a `Spec`, the path of a TOML, YAML
@@ -60,77 +110,80 @@ def prune(
     `evaluate(module)` for a number, higher is better. After each step of the schedule, and as often
     before the first as it warms up, `fine_tune(module, step)` trains the module in place; `step`
     counts these calls from 0. An `optimizer` over the model's parameters is carried from module to
-    module, its momentum cut to what is left. With a `checkpoint` folder a run that was killed goes
-    on where it was when called again alike. `progress` shows how it goes on.
+    module, its momentum cut to the kept indices. With a `checkpoint` folder a run that was killed
+    resumes when it is called again with the same arguments. What takes more than two seconds shows
+    a bar in a terminal or a notebook; `progress=True` prints lines as well, "verbose" those of
+    solvers too; a function is called with them, and False shows nothing. The logger `fxprune` gets
+    them all.
+
+    With `result="module"` a copy of the model is narrowed and returned, with its own class, methods
+    and attributes; targets whose widths the class cannot say are left out, and the report says why.
 
     Raises SpecError, InputError, CalibrationError, CallbackError, CaptureError, CheckpointError,
-    ObjectiveError or VerifyError, each with one line that names the place, the fact and the next
-    step.
+    ObjectiveError, VerifyError or WriteBackError, each with one line that names the place, the fact
+    and the next step.
     """
-    from fxprune.loop import prune_in_steps  # late: it stands above the passes
-
     calls = Callbacks.of(calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress)
-    return prune_in_steps(model, Spec.of(spec), inputs, calls)
+    if result == "graph":
+        return prune_in_steps(model, Spec.of(with_names(spec, model)), inputs, calls)
+    if result != "module":
+        raise SpecError(f"result: {unknown('form', result, ('graph', 'module'))}")
+    from fxprune.loop.own_module import prune_own_class  # it captures, which takes loading
+
+    return prune_own_class(model, Spec.of(with_names(spec, model)), inputs, calls)
 
 
-def run(model: Model, passes: str, inputs: Any = None) -> SlimModule:
+def run(
+    model: Model,
+    passes: str,
+    inputs: Any = None,
+    *,
+    calibrate: Iterable[Any] | None = None,
+    verify: bool = True,
+) -> SlimModule:
     """Run the named passes on a model, as in `"couple,score,allocate{ratio=0.5},shrink,restore"`.
 
-    What the passes leave undone of a module that can be used and saved is done after them.
+    `calibrate` iterates over batches, for the passes that need data, such as `repair`.
+    What the passes leave undone of a module that can be used and saved is done after them; what
+    they shrank is verified, unless `verify` is False.
     """
-    import passes as _passes
-
     steps = parse_passes(passes)
-    program = pipeline.run(capture(model, inputs), steps)
-    if "restored" not in program.facts:
-        program = pipeline.run(program, [_passes.PASSES["restore"]()])
+    program = capture(model, inputs).with_(Calibration(calibrate))
+    program = pipeline.run(program, verified(steps) if verify else steps)
+    if Restored not in program:
+        program = pipeline.run(program, [PASSES["restore"]()])
     return finished(program, {"passes": passes})
+
+
+def apply(plan: Plan, model: M, inputs: Any = None) -> M:
+    """Narrow a new model, built like the one that was pruned, as `plan` says, and return it.
+
+    It is narrowed in place: its class, its methods and its attributes stay, and `load_state_dict`
+    takes the pruned weights. What it computes is proven to be what the plan keeps of it; else it is
+    left as it was. `inputs` are example inputs, where the plan does not know how they look.
+
+    Raises InputError where the plan is of another model, and WriteBackError where the class cannot
+    say some width, with the line that is in the way and the targets to leave out.
+    """
+    from fxprune.surgery.own_class import apply as applied  # it captures, which takes loading
+
+    return applied(plan, model, inputs)
 
 
 def finished(program: Program, spec: Mapping[str, Any]) -> SlimModule:
     """Return the module of a restored program, with its report, plan and signature."""
     slim = cast(SlimModule, program.module)
     slim.signature = program.signature
-    if program.plan is not None:
-        slim.plan = Plan(program.plan.kept, program.plan.targets, spec)
+    plan = program.get(Plan)
+    if plan is not None:
+        slim.plan = Plan(plan.kept, plan.targets, spec)
         slim.report = Report.of(program)
     return slim
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """Hold what could be pruned of a model: nothing has been.
-
-    `coverage` is the share of parameters that lie in at least one unit of a target; `macs` are
-    multiply-accumulates for one example.
-    """
-
-    targets: tuple[Target, ...]
-    pinned: tuple[Pinned, ...]
-    coverage: float
-    parameters: int
-    macs: int
-    bytes: int
-    notes: tuple[str, ...]
-
-
 def analyze(model: Model, inputs: Any = None) -> Analysis:
     """Return the targets of a model, what is pinned and why, and the coverage."""
-    from passes.couple import Couple
-
-    program = pipeline.run(capture(model, inputs), [Couple()])
-    discovery = cast(Discovery, program.discovery)
-    cost = Cost(program.module, discovery.coupling, program.signature.batch)
-    whole = cost.whole()
-    return Analysis(
-        discovery.targets,
-        discovery.pinned,
-        discovery.coverage,
-        cost.every_param(),
-        cost.macs(whole),
-        cost.every_byte(),
-        program.notes,
-    )
+    return Analysis.of(pipeline.run(capture(model, inputs), [PASSES["couple"]()]))
 
 
 def save(slim: SlimModule, path: Path_) -> None:
@@ -145,26 +198,32 @@ def save(slim: SlimModule, path: Path_) -> None:
         indices = to_bytes(slim.plan.tensors())
         extra["fxprune.plan.safetensors"] = base64.b64encode(indices).decode()
     if slim.report is not None:
-        extra["fxprune.report.json"] = slim.report.to_json()
+        report = replace(slim.report, notes=(*slim.report.notes, *unsaved(slim)))
+        extra["fxprune.report.json"] = report.to_json()
     archive.save_exported(_exported(slim, signature), path, extra)
 
 
-def load_module(path: Path_, *, trust: bool = False) -> SlimModule:
+def load(path: Path_, *, trust: bool = False) -> SlimModule:
     """Read a `.pt2` that `save` or `torch.export.save` wrote, as a module to use.
 
-    The file is looked into first; what would run code is refused unless `trust`.
+    The file is examined first; what would run code is refused unless `trust`.
     Raises FileError or UntrustedFileError.
     """
-    import passes
-
     exported, extra = archive.load_exported(path, trust=trust)
-    program = pipeline.run(capture(exported), [passes.PASSES["restore"]()])
+    try:
+        program = pipeline.run(capture(exported), [PASSES["restore"]()])
+    except FxpruneError:
+        raise
+    except Exception as error:  # a program that nobody exported may be anything
+        raise FileError(
+            f"{path}: its program cannot be used: {root_cause(error, 200)}; export the model again"
+        ) from error
     slim = finished(program, {})
     try:
         _describe(slim, extra)
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # what is not as it was written may be anything
         raise FileError(
-            f"{path}: what fxprune wrote beside the program is damaged: {error}"
+            f"{path}: what fxprune wrote beside the program is damaged: {first_line(error)}"
         ) from error
     return slim
 
@@ -173,11 +232,9 @@ def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx
     """Write a module as one ONNX file, compared with the module in ONNX Runtime first.
 
     A pruned module brings its example inputs; any other module needs `inputs`. The leading axis
-    is dynamic where the module allows it. Raises ExportError or FileError; no part of a file stays.
+    is dynamic where the module allows it. Raises ExportError or FileError; no partial file is left.
     """
     signature = _signature(model, inputs)
-    from fxprune import __version__  # which imports this file
-
     metadata = {"format": "1", "version": __version__, "torch": torch.__version__}
     if isinstance(model, SlimModule):
         metadata["spec"] = json.dumps(dict(model.plan.spec) if model.plan is not None else {})
@@ -186,16 +243,17 @@ def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx
                 k: v for k, v in model.report.to_dict().items() if k.endswith(("before", "after"))
             }
             metadata["costs"] = json.dumps(costs)
-    shapes = signature.dynamic_shapes(model)
-    return onnx.export(
-        model, path, signature.args, signature.kwargs, dynamic_shapes=shapes, metadata=metadata
-    )
+    with unwrapped(model) as plain:
+        shapes = signature.dynamic_shapes(plain)
+        return onnx.export(
+            plain, path, signature.args, signature.kwargs, dynamic_shapes=shapes, metadata=metadata
+        )
 
 
 def _signature(model: torch.nn.Module, inputs: Any) -> Signature:
     known = model.signature if isinstance(model, SlimModule) else None
     if inputs is None and isinstance(known, Signature):
-        return known
+        return placed(known, model)
     return capture(model, inputs).signature
 
 
@@ -207,12 +265,9 @@ def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
             if (signature.batch or 0) > 2:
                 with suppress(Exception):  # such as a batch that must be a multiple of four
                     args, kwargs = signature.resized(2)
-                    return torch.export.export(
-                        slim, args, kwargs, dynamic_shapes=shapes, strict=False
-                    )
-            return torch.export.export(
-                slim, signature.args, signature.kwargs, dynamic_shapes=shapes, strict=False
-            )
+                    return export(slim, args, kwargs, dynamic_shapes=shapes, strict=False)
+            args, kwargs = signature.args, signature.kwargs
+            return export(slim, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the exporter raises what it likes
         raise ExportError(
             f"save: torch.export refuses the pruned module: {first_line(error)}"
@@ -221,61 +276,36 @@ def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
 
 def _described(slim: SlimModule, signature: Signature) -> str:
     tied = [names for names in aliases(slim).values() if len(names) > 1]
+    after = {"train" if mode else "eval": marks for mode, marks in slim.modes_after.items()}
     facts = {"format": 1, "training": slim.training, "batch": signature.batch, "tied": tied}
-    return json.dumps(facts)
+    return json.dumps(facts | {"modes": marks_of(slim), "modes_after": after})
 
 
 def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
     """Put back what `save` wrote beside the program."""
     if "fxprune.json" in extra:
         facts = json.loads(extra["fxprune.json"])
-        slim.train(bool(facts["training"]))
+        after = facts.get("modes_after", {})
+        slim.modes_after = {mode == "train": dict(marks) for mode, marks in after.items()}
+        put(slim, facts.get("modes", {"": bool(facts["training"])}))
         for first, *others in facts["tied"]:
             tensor = tensors_of(slim)[first]
             for name in others:
+                _check_shape(tensors_of(slim)[name], tensor, f"tied: {name}")
                 set_tensor(slim, name, tensor, persistent=name in slim.state_dict())
     if "fxprune.plan.json" in extra:
-        tensors = load(base64.b64decode(extra["fxprune.plan.safetensors"]))
+        tensors = of_bytes(base64.b64decode(extra["fxprune.plan.safetensors"]))
         slim.plan = Plan.of(extra["fxprune.plan.json"], tensors)
     if "fxprune.report.json" in extra:
         slim.report = Report.from_json(extra["fxprune.report.json"])
     if slim.plan is not None and slim.plan.masks:
         own = dict(slim.named_parameters(remove_duplicate=False))
-        attach(slim, {name: mask for name, mask in slim.plan.masks.items() if name in own})
+        masks = {name: mask for name, mask in slim.plan.masks.items() if name in own}
+        for name, mask in masks.items():
+            _check_shape(mask, own[name], f"the mask of {name}")
+        attach(slim, masks)
 
 
-def analysis_json(analysis: Analysis) -> str:
-    """Return an analysis as JSON."""
-    data = {
-        "parameters": analysis.parameters,
-        "macs": analysis.macs,
-        "bytes": analysis.bytes,
-        "coverage": analysis.coverage,
-        "targets": [
-            {"name": t.name, "kind": t.kind, "units": len(t), "exact": t.exact, "why": t.why}
-            for t in analysis.targets
-        ],
-        "pinned": [vars(pinned) for pinned in analysis.pinned],
-        "notes": list(analysis.notes),
-    }
-    return json.dumps(data, indent=1)
-
-
-def parse_passes(text: str) -> tuple[pipeline.Pass, ...]:
-    """Parse a list of passes, every pass of the distribution known."""
-    import passes  # registers them
-
-    assert passes.PASSES
-    return pipeline.parse(text)
-
-
-def described_passes() -> list[tuple[str, str, str]]:
-    """Return the name, options and one line of every pass."""
-    import passes
-
-    described: list[tuple[str, str, str]] = []
-    for name, cls in sorted(passes.PASSES.items()):
-        listed = ", ".join(f"{o.name}: {o.type} = {o.default}" for o in pipeline.options(cls))
-        line = (cls.__doc__ or "").strip().splitlines()[0]
-        described.append((name, f"{{{listed}}}" if listed else "", line))
-    return described
+def _check_shape(found: torch.Tensor, wanted: torch.Tensor, what: str) -> None:
+    if found.shape != wanted.shape:
+        raise ValueError(f"{what}: is of {tuple(found.shape)}, not {tuple(wanted.shape)}")

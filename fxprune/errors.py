@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+LONGEST = 80  # characters of a value that is shown
+
 
 class FxpruneError(Exception):
     """Stand at the root of every error that fxprune raises on purpose."""
@@ -11,16 +17,27 @@ class SpecError(FxpruneError):
     """Report a pruning specification that cannot be meant: an unknown key, name or value."""
 
 
+class SpecErrors(SpecError):
+    """Report all that is wrong with a specification: `lines` has one line on each."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; and ".join(lines))
+        self.lines = tuple(lines)
+
+    def __reduce__(self) -> Any:
+        return SpecErrors, (self.lines,)
+
+
 class InputError(FxpruneError):
     """Report example inputs that the model refuses: a wrong shape, dtype or structure."""
 
 
 class CalibrationError(FxpruneError):
-    """Report calibration batches, or a loss, from which no score can be had."""
+    """Report calibration batches, or a loss, from which no score can be computed."""
 
 
 class CallbackError(FxpruneError):
-    """Report an `evaluate` or `fine_tune` that failed, or gave what is of no use."""
+    """Report an `evaluate` or `fine_tune` that failed, or returned something unusable."""
 
 
 class CheckpointError(FxpruneError):
@@ -46,7 +63,7 @@ class PassError(FxpruneError):
 class ObjectiveError(FxpruneError):
     """Report an objective that the targets cannot reach, with the nearest that they can.
 
-    `least` is the share of the original that they can go down to, where that is what is in the way.
+    `least` is the smallest share of the original that they can reach, where that is the obstacle.
     """
 
     least: float | None = None
@@ -54,6 +71,16 @@ class ObjectiveError(FxpruneError):
 
 class VerifyError(FxpruneError):
     """Report two forms of one model that give different numbers."""
+
+
+class WriteBackError(FxpruneError):
+    """Report a model that cannot be narrowed as its class is written; it was left as it was.
+
+    `targets` are the names of those to leave out, and `place` is the line that is in the way.
+    """
+
+    targets: tuple[str, ...] = ()
+    place: str = ""
 
 
 class ExportError(FxpruneError):
@@ -71,3 +98,20 @@ def root_cause(error: BaseException, limit: int) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"
+
+
+def shown(value: Any) -> str:
+    """Return a value of the user's in one short line, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a table in itself
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def unknown(what: str, name: str, known: Any) -> str:
+    """Say that a name is unknown, what is near it, and what is legal."""
+    near = get_close_matches(str(name), list(known), 1)
+    guess = f'; did you mean "{near[0]}"?' if near else ";"
+    name = name if len(str(name)) <= LONGEST else f"{name[:LONGEST]}…"
+    return f'unknown {what} "{name}"{guess} known: {", ".join(known) or "none"}'

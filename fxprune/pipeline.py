@@ -5,23 +5,24 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fxprune.errors import PassError, SpecError
-from fxprune.garbage import uncollected
-from fxprune.program import Program
+from fxprune.contexts import gc_paused
+from fxprune.errors import PassError, SpecError, shown, unknown
+from fxprune.program import Program, state
+
+Facts = tuple[type[Any], ...]
 
 
 class Pass(Protocol):
     """Turn a program into a program. Its dataclass fields are its options everywhere."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]]
-    ensures: ClassVar[tuple[str, ...]]
+    requires: ClassVar[Facts]
+    ensures: ClassVar[Facts]
 
     def __call__(self, program: Program) -> Program:
         """Return the program with the pass's promise kept."""
@@ -44,41 +45,57 @@ def register(name: str) -> Callable[[P], P]:
 
 def run(program: Program, passes: Sequence[Pass]) -> Program:
     """Run passes in order; an error says which pass lacks what, and which pass provides it."""
-    with uncollected():
+    with gc_paused():
         for one in passes:
             program = _passed(program, one)
     return program
 
 
 def _passed(program: Program, one: Pass) -> Program:
-    for fact in one.requires:
-        if fact not in program.facts:
+    for kind in one.requires:
+        if kind not in program:
             raise PassError(
-                f"{one.name}: needs a program that is {fact}; put {_provider(fact)} before it"
+                f"{one.name}: needs a program that is {state(kind)}; "
+                f"put {_provider(kind)} before it"
             )
+    program.stage(one.name)
     began = time.perf_counter()
     after = one(program)
+    for kind in one.ensures:
+        if kind not in after:
+            raise PassError(f"{one.name}: it ensures a program that is {state(kind)}, and did not")
+    after.stage("")
     spent = {**after.seconds, one.name: time.perf_counter() - began}
-    return after.with_(facts=after.facts | set(one.ensures), seconds=spent)
+    return replace(after, seconds=spent)
 
 
-def _provider(fact: str) -> str:
-    names = [name for name, cls in PASSES.items() if fact in cls.ensures]
+def _provider(kind: type[Any]) -> str:
+    names = [name for name, cls in PASSES.items() if kind in cls.ensures]
     return " or ".join(names) or "another pass"
 
 
 @dataclass(frozen=True)
 class Option:
-    """Describe one option of a pass: its name, type and default as text, and what it is."""
+    """Describe one option of a pass: its name, type and default as text."""
 
     name: str
     type: str
     default: str
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type}" + (f" = {self.default}" if self.default else "")
+
 
 def options(cls: type[Any]) -> tuple[Option, ...]:
     """Return the options of a pass, read off its dataclass fields."""
-    return tuple(Option(f.name, str(f.type), repr(f.default)) for f in fields(cls))
+    return tuple(Option(f.name, str(f.type), _default(f)) for f in fields(cls))
+
+
+def _default(field: Field[Any]) -> str:
+    """Return the default of an option as text; none where it has to be given."""
+    if field.default_factory is not MISSING:
+        return repr(field.default_factory())
+    return "" if field.default is MISSING else repr(field.default)
 
 
 def parse(text: str) -> tuple[Pass, ...]:
@@ -125,12 +142,5 @@ def make(name: str, given: Mapping[str, Any]) -> Pass:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise SpecError(
-            f"passes.{name}.{place}: {first['input']!r} is refused: {first['msg']}"
+            f"passes.{name}.{place}: {shown(first['input'])} is refused: {first['msg']}"
         ) from None
-
-
-def unknown(what: str, name: str, known: Any) -> str:
-    """Say that a name is unknown, what is near it, and what is legal."""
-    near = get_close_matches(str(name), list(known), 1)
-    guess = f'; did you mean "{near[0]}"?' if near else ";"
-    return f'unknown {what} "{name}"{guess} known: {", ".join(known) or "none"}'

@@ -1,4 +1,4 @@
-"""A plan: which indices of which tensors stay. It can be saved, read and applied again."""
+"""A plan: which indices of which tensors are kept. It can be saved, read and applied again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from fxprune.errors import FileError
+from fxprune.errors import FileError, root_cause
 from fxprune.files import atomic_write
+from fxprune.files.digest import digest
+from fxprune.files.storage import compacted
+from fxprune.files.tables import as_html
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,17 @@ class Plan:
     """Hold the kept indices of every parameter and buffer that the model reads.
 
     `kept[name][d]` are the kept indices of axis `d` of tensor `name`, int64, ascending. `masks`
-    say of some tensors which entries of what is kept are not zero, bool.
+    say of some tensors which entries of what is kept are not zero, bool. `inputs` say of what
+    shapes and types the example inputs were.
     """
 
     kept: Mapping[str, tuple[torch.Tensor, ...]]
     targets: tuple[TargetPlan, ...] = ()
     spec: Mapping[str, Any] = field(default_factory=dict)
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Any] | None = None
+
+    state: ClassVar[str] = "planned"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "masks", MappingProxyType(dict(self.masks)))
@@ -49,7 +56,8 @@ class Plan:
         object.__setattr__(self, "spec", MappingProxyType(dict(self.spec)))
 
     def __reduce__(self) -> Any:
-        return Plan, (dict(self.kept), self.targets, dict(self.spec), dict(self.masks))
+        kept, masks = compacted(dict(self.kept)), compacted(dict(self.masks))
+        return Plan, (kept, self.targets, dict(self.spec), masks, self.inputs)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -61,14 +69,22 @@ class Plan:
     def __hash__(self) -> int:
         return hash(self.to_json())
 
+    def _repr_html_(self) -> str:
+        headings = ("target", "kind", "units", "kept")
+        rows = [(one.name, one.kind, str(one.units), str(one.kept)) for one in self.targets]
+        return as_html(headings, rows, ("units", "kept"))
+
     def to_json(self) -> str:
-        """Return everything but the indices as JSON."""
-        targets = [vars(target) for target in self.targets]
-        axes = {name: len(indices) for name, indices in self.kept.items()}
-        return json.dumps(
-            {"format": "fxprune-plan-1", "spec": dict(self.spec), "targets": targets, "axes": axes},
-            indent=1,
-        )
+        """Return everything but the indices as JSON, and a digest of them."""
+        data = {
+            "format": "fxprune-plan-1",
+            "spec": dict(self.spec),
+            "targets": [vars(target) for target in self.targets],
+            "axes": {name: len(indices) for name, indices in self.kept.items()},
+            "digest": digest(self.tensors()),
+            "inputs": self.inputs,
+        }
+        return json.dumps(data, indent=1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return kept indices as flat tensors `name:axis`, and masks as `name:mask`."""
@@ -81,35 +97,52 @@ class Plan:
 
     @classmethod
     def of(cls, text: str, tensors: Mapping[str, torch.Tensor]) -> Plan:
-        """Return the plan that `to_json` and `tensors` described."""
-        data = json.loads(text)
-        kept = {
-            name: tuple(tensors[f"{name}:{d}"] for d in range(axes))
-            for name, axes in data["axes"].items()
-        }
+        """Return the plan that `to_json` and `tensors` described.
+
+        Raises FileError where they do not belong together, or are none.
+        """
+        try:
+            data = json.loads(text)
+            kept = {
+                name: tuple(tensors[f"{name}:{d}"] for d in range(axes))
+                for name, axes in data["axes"].items()
+            }
+            plans = TypeAdapter(tuple[TargetPlan, ...]).validate_python(data["targets"])
+            spec, written = dict(data["spec"]), data.get("digest")
+            inputs = data.get("inputs")
+        except Exception as error:  # a text that is none of ours may be anything
+            raise FileError(f"not a plan that fxprune wrote: {root_cause(error, 200)}") from error
+        if written not in (None, digest(tensors)):  # files of earlier versions have none
+            raise FileError("not a plan that fxprune wrote: its indices are others")
         masks = {
             name.removesuffix(":mask"): tensor
             for name, tensor in tensors.items()
             if name.endswith(":mask")
         }
-        plans = tuple(TargetPlan(**one) for one in data["targets"])
-        return cls(kept, plans, data["spec"], masks)
+        return cls(kept, plans, spec, masks, inputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `path` (JSON) and beside it the indices, as `.safetensors`."""
+        """Write `path` (JSON) and beside it the indices, as `.safetensors`; raises FileError."""
         place = Path(path)
         if place.suffix == ".safetensors":
             raise FileError(f"{place}: the indices go there; name the plan itself .json")
-        with atomic_write(place.with_suffix(".safetensors")) as binary:
+        beside = place.with_suffix(".safetensors")
+        with atomic_write(place) as text, atomic_write(beside) as binary:
             save_file(self.tensors(), binary)
-        with atomic_write(place) as text:
-            text.write_text(self.to_json())
+            text.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan that `save` wrote; raises FileError where it is not one."""
         place = Path(path)
         try:
-            return cls.of(place.read_text(), load_file(place.with_suffix(".safetensors")))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise FileError(f"{place}: not a plan that fxprune wrote: {error}") from error
+            text = place.read_text(encoding="utf-8")
+            tensors = load_file(place.with_suffix(".safetensors"))
+        except Exception as error:  # safetensors raises what a damaged header makes it stumble on
+            raise FileError(
+                f"{place}: not a plan that fxprune wrote: {root_cause(error, 200)}"
+            ) from error
+        try:
+            return cls.of(text, tensors)
+        except FileError as error:
+            raise FileError(f"{place}: {error}") from error

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-try:
-    from torch.fx._lazy_graph_module import _LazyGraphModule as Deferred
-except ImportError:  # private: without it code is generated at once
-    Deferred = fx.GraphModule  # type: ignore[assignment,misc]
-
-if TYPE_CHECKING:
-    from fxprune.calibration import Calibration
-    from fxprune.origin import Origin
-    from fxprune.plan import Plan
-    from fxprune.targets import Discovery, Target, Terms
-    from fxprune.trials import Trials
+from fxprune.errors import PassError
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class Signature:
         """Return the example inputs with the dynamic axis repeated or cut to `batch`."""
         leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
         leaves = [
-            leaf[torch.arange(batch) % len(leaf)] if free else leaf
+            leaf[torch.arange(batch, device=leaf.device) % len(leaf)] if free else leaf
             for leaf, free in zip(leaves, self.dynamic or [False] * len(leaves), strict=True)
         ]
         args, kwargs = pytree.tree_unflatten(leaves, spec)
@@ -72,150 +60,107 @@ def by_name(
     return bound
 
 
+class Captured:
+    """The graph is as capture wrote it: operators only, its tensors read by name."""
+
+
+class Shrunk:
+    """What the plan does not keep is removed from the graph."""
+
+
+class Masked:
+    """What the plan does not keep is zero in the graph."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Masked activations are multiplied by their masks, in the graph, and in the `whole` one."""
+
+    whole: fx.GraphModule | None = None
+
+
+class Restored:
+    """Leaf modules stand in the graph again: the module is used like the original."""
+
+
+class Imposed:
+    """The module holds the masks of its weights."""
+
+
+class Repaired:
+    """What is left was refitted to the original, as far as there was something to go by."""
+
+
+class Folded:
+    """Weights that were computed from parameters are parameters."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Hold the relative difference of the result and the zeroed original, and what is allowed."""
+
+    difference: float
+    allowed: float
+
+
+F = TypeVar("F")
+
+
 @dataclass(frozen=True)
 class Program:
-    """Carry a graph and, pass by pass, its discovery, scores, choice and plan.
+    """Carry a graph and what the passes found out about it: facts, looked up by their type.
 
-    `module` reads its tensors by `get_attr` until `restore` puts leaf modules back. Until a pass
-    has copied them the tensors are the caller's (`owned` is False), and nothing may write to them.
-    `facts` names what holds of the program: what passes require and ensure.
+    `program[Plan]` is the plan, and `program.with_(plan)` the program that has it; what passes
+    require and ensure are such types. `module` reads its tensors by `get_attr` until `restore` puts
+    leaf modules back. Until a pass has copied them the tensors are the caller's (`owned` is False),
+    and nothing may write to them.
     """
 
     module: fx.GraphModule
     signature: Signature
     owned: bool = False
-    facts: frozenset[str] = frozenset({"captured"})
-    original: fx.GraphModule | None = None  # the graph before anything was removed
-    discovery: Discovery | None = None
-    calibration: Calibration | None = None  # what the caller gave for metrics that need data
-    trials: Trials | None = None  # the caller's evaluator, for allocations that search
-    learned: Mapping[str, torch.Tensor] = field(default_factory=dict)  # by metrics that train
-    origin: Origin | None = None  # what the program was, where something is gone already
-    kernels: Any = None  # the model that foretells latencies, where there is one
-    say: Callable[[str], None] = lambda text: None  # shows the user how it goes on
-    selected: tuple[Target, ...] = ()
-    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what is zero already
-    dense: bool = False  # whether masks are put on for each pass only, and weights stay
-    terms: tuple[Terms, ...] = ()  # what its selection says of each selected target
-    scores: tuple[Any, ...] = ()  # one array [units] a selected target
-    additive: bool = False  # whether they are changes of one loss
-    alive: Any = None  # bool [variables]: the choice of the allocation
-    achieved: float = 1.0  # the share of the objective that the choice keeps
-    plan: Plan | None = None
-    costs: Mapping[str, int] = field(default_factory=dict)  # counted before and after, by name
+    facts: Mapping[type[Any], Any] = field(default_factory=lambda: {Captured: Captured()})
+    say: Callable[[str], None] = lambda text: None  # shows the user what happens
+    stage: Callable[[str], None] = lambda name: None  # told which pass begins; nothing: it ends
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def with_(self, **changes: Any) -> Program:
-        """Return the program with some fields changed."""
-        return replace(self, **changes)
+    def __contains__(self, kind: type[Any]) -> bool:
+        return kind in self.facts
+
+    def __getitem__(self, kind: type[F]) -> F:
+        """Return the fact of a type; raises PassError where no pass has found it out."""
+        found = self.get(kind)
+        if found is None:
+            raise PassError(f"program: it is not {state(kind)} yet")
+        return found
+
+    def get(self, kind: type[F]) -> F | None:
+        """Return the fact of a type, or None where no pass has found it out."""
+        return self.facts.get(kind)
+
+    def with_(self, *facts: object) -> Program:
+        """Return the program with more facts, each in place of an earlier one of its type."""
+        return replace(self, facts={**self.facts, **{type(fact): fact for fact in facts}})
+
+    def without(self, *kinds: type[Any]) -> Program:
+        """Return the program without the facts of some types, which hold no more."""
+        left = {kind: fact for kind, fact in self.facts.items() if kind not in kinds}
+        return replace(self, facts=left)
+
+    def on(self, module: fx.GraphModule, *, owned: bool = True) -> Program:
+        """Return the program with a module that was made from this one."""
+        return replace(self, module=module, owned=owned)
 
     def noted(self, *notes: str) -> Program:
         """Return the program with more notes for the report."""
         return replace(self, notes=(*self.notes, *(n for n in notes if n not in self.notes)))
 
 
-def attribute(module: torch.nn.Module, path: str) -> Any:
-    """Return the attribute at a dotted path, or None where there is none."""
-    found: Any = module
-    *owners, leaf = path.split(".")
-    for part in owners:  # a module's own look-up of its children is slow
-        inside = getattr(found, "_modules", {})
-        found = inside[part] if part in inside else getattr(found, part, None)
-    return getattr(found, leaf, None)
+def state(kind: type[Any]) -> str:
+    """Return the word for a program that has a fact of a type: its `state`, else its own name.
 
-
-def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return every parameter and buffer by name, a shared one under each of its names."""
-    parameters: dict[str, torch.Tensor] = {}
-    buffers: dict[str, torch.Tensor] = {}
-    _collect(module, "", parameters, buffers)
-    return parameters | buffers
-
-
-def tolerance(module: torch.nn.Module, rtol: float) -> float:
-    """Return the relative difference to allow: `rtol`, wider where a tensor has few digits."""
-    floats = [t.dtype for t in tensors_of(module).values() if t.is_floating_point()]
-    coarsest = max((torch.finfo(dtype).eps for dtype in floats), default=0.0)
-    return max(rtol, 8 * coarsest)
-
-
-def _collect(
-    module: torch.nn.Module,
-    prefix: str,
-    parameters: dict[str, torch.Tensor],
-    buffers: dict[str, torch.Tensor],
-) -> None:
-    """Name what a module holds; torch's own walk keeps account of duplicates, which takes long."""
-    parameters.update((prefix + n, p) for n, p in module._parameters.items() if p is not None)
-    buffers.update((prefix + n, b) for n, b in module._buffers.items() if b is not None)
-    for name, child in module._modules.items():
-        if child is not None:
-            _collect(child, f"{prefix}{name}.", parameters, buffers)
-
-
-def used(module: fx.GraphModule, read: set[str]) -> Mapping[str, torch.Tensor]:
-    """Return the tensors that the graph reads, and the buffers that stand beside them."""
-    owners = {name.rpartition(".")[0] for name in read}
-    return {
-        name: tensor
-        for name, tensor in tensors_of(module).items()
-        if name in read
-        or (not isinstance(tensor, torch.nn.Parameter) and name.rpartition(".")[0] in owners)
-    }
-
-
-def source_line(node: fx.Node) -> str:
-    """Return `file:line` of the user's innermost line that made a node, or an empty string."""
-    inside = os.path.dirname(torch.__file__) + os.sep
-    places = re.findall(r'File "(.+?)", line (\d+)', str(node.meta.get("stack_trace") or ""))
-    ours = [f"{path}:{line}" for path, line in places if not path.startswith(inside)]
-    return ours[-1] if ours else ""
-
-
-def set_tensor(root: torch.nn.Module, path: str, value: Any, persistent: bool = True) -> None:
-    """Set a tensor at a dotted path, making plain containers on the way."""
-    *owners, leaf = path.split(".")
-    at = root
-    for part in owners:
-        if part not in at._modules:
-            at.add_module(part, torch.nn.Module())
-        at = at._modules[part]  # type: ignore[assignment]
-    if isinstance(value, torch.nn.Parameter):
-        at.register_parameter(leaf, value)
-    elif isinstance(value, torch.Tensor):
-        at.register_buffer(leaf, value, persistent=persistent)
-    else:
-        setattr(at, leaf, value)
-
-
-def emptied(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a module with a copy of the graph and none of the tensors, yet to be recompiled."""
-    graph = fx.Graph()
-    values: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        values[node] = twin_of(node, graph, values.__getitem__)
-        values[node].meta = dict(node.meta)
-    graph._codegen = module.graph._codegen
-    return vacant(graph)
-
-
-def twin_of(node: fx.Node, graph: fx.Graph, twin: Callable[[fx.Node], Any]) -> fx.Node:
-    """Return a copy of a node at the end of another graph, without its metadata.
-
-    `twin` may make the copies of what it reads. The arguments are put in afterwards: a node is not
-    made with them before torch has looked through them all.
+    >>> state(Shrunk)
+    'shrunk'
     """
-    args, kwargs = fx.map_arg(node.args, twin), fx.map_arg(node.kwargs, twin)
-    new = graph.create_node(node.op, node.target, name=node.name, type_expr=node.type)
-    new.args = args
-    if kwargs:
-        new.kwargs = kwargs
-    return new
-
-
-def vacant(graph: fx.Graph) -> fx.GraphModule:
-    """Return a module of a graph and none of its tensors: code is generated when it first runs."""
-    bare = Deferred(torch.nn.Module(), fx.Graph(), class_name="Graph")
-    bare._graph, graph.owning_module = graph, bare  # not compiled: the tensors are still to come
-    return bare
+    return str(getattr(kind, "state", kind.__name__.lower()))

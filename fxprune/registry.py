@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from math import isfinite
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from fxprune.errors import SpecError
-from fxprune.pipeline import unknown
+from fxprune.errors import SpecError, shown, unknown
 
 T = TypeVar("T", bound=type[Any])
+Made = TypeVar("Made")
+LARGEST = 2**63 - 1  # number that an option can be
+WIDEST = 2**31 - 1  # number of units that can be asked for
+
+
+def load(package: str) -> None:
+    """Import every module of a package, so that each registers what it has."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 class Registry(dict[str, type[Any]]):
@@ -56,20 +67,43 @@ class Registry(dict[str, type[Any]]):
         cls = self.get(name)
         if cls is None:
             raise SpecError(f"{where}: {unknown(self.axis, name, self)}")
-        known = [field.name for field in fields(cls)]
-        types = get_type_hints(cls, include_extras=True)
-        for key, value in options.items():
-            if key not in known:
-                raise SpecError(f"{where}: {unknown(f'option of {name}', key, [*known, *beside])}")
-            checked(f"{where}.{key}", types[key], value)
-        for field in fields(cls):
-            bare = field.default is MISSING and field.default_factory is MISSING
-            if bare and field.name not in options:
-                raise SpecError(f"{where}: {name} needs {field.name}")
-        try:
-            return cls(**options)
-        except ValueError as error:
-            raise SpecError(f"{where}: {error}") from None
+        return made(cls, options, where, name, beside)
+
+
+def made(
+    cls: type[Made],
+    options: Mapping[str, Any],
+    where: str,
+    name: str = "",
+    beside: Sequence[str] = (),
+) -> Made:
+    """Return a frozen dataclass with the options of a specification, each checked by its type.
+
+    `where` is their path in it, and `name` the strategy's, where it has one; keys `beside` may
+    stand there too. Raises SpecError with the path, the value and what is legal.
+    """
+    described = fields(cls)  # type: ignore[arg-type]
+    known = [field.name for field in described]
+    key_of = f"option of {name}" if name else "option"
+    for key in options:
+        if key not in known:
+            raise SpecError(f"{where}: {unknown(key_of, key, [*known, *beside])}")
+    checked_fields(cls, options, where)
+    for field in described:
+        bare = field.default is MISSING and field.default_factory is MISSING
+        if bare and field.name not in options:
+            raise SpecError(f"{where}: {name or 'it'} needs {field.name}")
+    try:
+        return cls(**options)
+    except ValueError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def checked_fields(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise SpecError unless values are of the types of the fields of a class."""
+    types = get_type_hints(cls, include_extras=True)
+    for key, value in values.items():
+        checked(f"{where}.{key}", types[key], value)
 
 
 def checked(place: str, wanted: Any, value: Any) -> None:
@@ -80,11 +114,15 @@ def checked(place: str, wanted: Any, value: Any) -> None:
             raise SpecError(f"{place}: {unknown('value', value, choices)}")
         return
     listed = tuple(value) if isinstance(value, list) else value
+    if isinstance(value, float) and not isfinite(value):
+        raise SpecError(f"{place}: {value}: a finite number is needed")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise SpecError(f"{place}: {shown(value)}: a whole number of at most {LARGEST} is needed")
     try:
         TypeAdapter(wanted).validate_python(listed, strict=True)
     except ValidationError as error:
         text = _furthest(error).removeprefix("Value error, ")
-        raise SpecError(f"{place}: {value!r}: {text[:1].lower()}{text[1:]}") from None
+        raise SpecError(f"{place}: {shown(value)}: {text[:1].lower()}{text[1:]}") from None
 
 
 def _furthest(error: ValidationError) -> str:

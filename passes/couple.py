@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.coupling import couple
-from fxprune.pipeline import register
-from fxprune.program import Program
-from fxprune.targets import Discovery
+from fxprune.pipeline import Facts, register
+from fxprune.program import Captured, Program
+from fxprune.targets import Discovery, Original, Selection, couple
 
 
 @register("couple")
@@ -17,15 +16,22 @@ class Couple:
     """Couple the guards of every tensor and discover the targets."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("captured",)
-    ensures: ClassVar[tuple[str, ...]] = ("coupled",)
+    requires: ClassVar[Facts] = (Captured,)
+    ensures: ClassVar[Facts] = (Discovery, Selection, Original)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with its discovery, all targets selected."""
         discovery = Discovery(program.module, couple(program.module))
         notes = [
-            f"{node}: no rule for {operator}; what it touches stays. Add a rule in fxprune/rules/"
+            f"{node}: no rule for {operator}; what it touches is pinned. "
+            "Add a rule in fxprune/rules/"
             for node, operator in discovery.coupling.unruled.items()
         ]
-        program = program.with_(discovery=discovery, selected=discovery.targets)
-        return program.with_(original=program.module).noted(*notes)
+        notes += [
+            f"{node}: the rule of {failure}; what it touches stays and is not counted. "
+            "Mend the rule in fxprune/rules/"
+            for node, failure in discovery.coupling.failed.items()
+        ]
+        selection = Selection.whole(discovery.targets)
+        original = Original(program.module, discovery.coupling)
+        return program.with_(discovery, selection, original).noted(*notes)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 
 from fxprune.allocators import Choice
-from fxprune.constants import constants
-from fxprune.cost import Cost
-from fxprune.deadness import Deadness, deadness, owners
+from fxprune.cost import Cost, Costs, OriginalWidths
+from fxprune.elimination import (
+    DeadUnits,
+    WeightedConsumer,
+    compensate,
+    constants,
+    dead_units_of,
+    owners,
+)
 from fxprune.errors import InputError
-from fxprune.folding import compensate
+from fxprune.graphs import tensors_of
 from fxprune.guards import Ids
-from fxprune.origin import Origin
-from fxprune.pipeline import register
-from fxprune.program import Program, tensors_of
-from fxprune.shrinking import shrink
-from fxprune.targets import Target
-from fxprune.weighted import Weighted
-from passes.allocate import planned
+from fxprune.passes.allocate import planned
+from fxprune.pipeline import Facts, register
+from fxprune.plan import Plan
+from fxprune.program import Program, Shrunk
+from fxprune.surgery import shrink
+from fxprune.targets import Discovery, Selection, Target
 
 
 @register("eliminate")
@@ -33,35 +38,32 @@ class Eliminate:
     """
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("coupled",)
-    ensures: ClassVar[tuple[str, ...]] = ("planned", "shrunk")
+    requires: ClassVar[Facts] = (Discovery, Selection)
+    ensures: ClassVar[Facts] = (Choice, Plan, Costs, OriginalWidths, Shrunk)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with a smaller module of the same function, and its plan."""
-        assert program.discovery is not None
         if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
             raise InputError(
                 "eliminate: a model on the meta device has no weights, so nothing is constant; "
                 "load its weights first"
             )
-        coupling = program.discovery.coupling
+        coupling, selected = program[Discovery].coupling, program[Selection].targets
         facts = constants(program.module, program.signature)
-        found = deadness(coupling, facts, _units(program.selected))
+        found = dead_units_of(coupling, facts, _units(selected))
         cost = Cost(program.module, coupling, program.signature.batch)
-        origin = program.origin or Origin(program.discovery, program.selected, cost)
         before = program.module
-        program = planned(program.with_(origin=origin), cost, Choice(found.alive, 1.0))
-        assert program.plan is not None
-        module = shrink(before, coupling, found.alive, program.plan.kept)
+        program = planned(program, cost, Choice(found.alive, 1.0))
+        module = shrink(before, coupling, found.alive, program[Plan].kept)
         lost = [
             (one.node.name, values, one.axis)
-            for one in found.readers
-            if isinstance(one, Weighted) and (values := one.lost(found.alive)) is not None
+            for one in found.consumers
+            if isinstance(one, WeightedConsumer) and (values := one.lost(found.alive)) is not None
         ]
         places = compensate(module, lost)
         zeros = {"zeros_before": _zeros(before), "zeros_after": _zeros(module)}
-        program = program.with_(costs={**program.costs, **zeros})
-        program = program.with_(module=module, owned=True, facts=program.facts - {"coupled"})
+        program = program.with_(replace(program[Costs], **zeros), Shrunk())
+        program = program.on(module).without(Discovery)
         return program.noted(*_notes(program, found, places))
 
 
@@ -74,16 +76,16 @@ def _units(targets: tuple[Target, ...]) -> Ids:
     return np.concatenate([np.zeros(0, dtype=np.int64), *every])
 
 
-def _notes(program: Program, found: Deadness, places: list[str]) -> list[str]:
-    targets = program.selected
+def _notes(program: Program, found: DeadUnits, places: list[str]) -> list[str]:
+    targets = program[Selection].targets
     units, notes = _units(targets), list[str]()
     if found.alive[units].all():
-        why = "" if program.costs["zeros_before"] else ": no parameter is zero"
+        why = "" if program[Costs].zeros_before else ": no parameter is zero"
         notes = [f"nothing was removed: no unit is provably dead or constant{why}"]
     if places:
         some = ", ".join(places[:3]) + (", …" if len(places) > 3 else "")
         notes.append(
-            f"constants of removed units, as they are in evaluation mode, went into {some} "
+            f"constants of removed units, as they are in evaluation mode, were folded into {some} "
             f"({len(places)} in all); training mode may give other numbers"
         )
     for refusal in found.refused:
@@ -91,6 +93,6 @@ def _notes(program: Program, found: Deadness, places: list[str]) -> list[str]:
             notes.append(refusal.described(targets[k].name, len(mine)))
     for k, mine in owners(targets, found.spared).items():
         notes.append(
-            f"{len(mine)} dead units of {targets[k].name} stay: an axis cannot become empty"
+            f"{len(mine)} dead units of {targets[k].name} are kept: an axis cannot become empty"
         )
     return notes

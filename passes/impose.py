@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.masks import attach
-from fxprune.pipeline import register
-from fxprune.program import Program
+from fxprune.pipeline import Facts, register
+from fxprune.plan import Plan
+from fxprune.program import Imposed, Program, Restored
+from fxprune.surgery import Masks, attach
 
 
 @register("impose")
@@ -16,13 +17,14 @@ class Impose:
     """Keep the masked entries of tensors at zero, in every forward and under every optimizer."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("restored",)
-    ensures: ClassVar[tuple[str, ...]] = ("imposed",)
+    requires: ClassVar[Facts] = (Restored,)
+    ensures: ClassVar[Facts] = (Imposed,)
 
     def __call__(self, program: Program) -> Program:
         """Return the program, whose module carries the masks."""
-        masks = program.plan.masks if program.plan is not None else {}
+        plan, masks = program.get(Plan), program.get(Masks) or Masks()
         own = dict(program.module.named_parameters(remove_duplicate=False))
-        if weights := {name: mask for name, mask in masks.items() if name in own}:
-            attach(program.module, weights, program.dense)
-        return program
+        wanted = plan.masks.items() if plan is not None else ()
+        if weights := {name: mask for name, mask in wanted if name in own}:
+            attach(program.module, weights, masks.straight_through)
+        return program.with_(Imposed())

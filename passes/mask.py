@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.masking import masked
-from fxprune.pipeline import register
-from fxprune.program import Program
+from fxprune.allocators import Choice
+from fxprune.pipeline import Facts, register
+from fxprune.plan import Plan
+from fxprune.program import Masked, Program
+from fxprune.surgery import masked, zeroed_reads
+from fxprune.targets import Discovery
 
 
 @register("mask")
@@ -16,11 +19,12 @@ class Mask:
     """Zero the parameters of the dropped units instead of removing them."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("coupled", "planned")
-    ensures: ClassVar[tuple[str, ...]] = ("masked",)
+    requires: ClassVar[Facts] = (Discovery, Plan)
+    ensures: ClassVar[Facts] = (Masked,)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with a module of its own whose dropped units are zero."""
-        assert program.plan is not None
-        module = masked(program.module, program.plan)
-        return program.with_(module=module, owned=True, facts=program.facts - {"coupled"})
+        coupling, alive = program[Discovery].coupling, program[Choice].alive
+        module, spared = zeroed_reads(program.module, coupling, alive)
+        module = masked(module, program[Plan], spared)
+        return program.on(module).without(Discovery).with_(Masked())

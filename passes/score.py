@@ -1,23 +1,25 @@
-"""score: tell how much each unit matters."""
+"""score: compute the importance of each unit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import fx
 
-from fxprune import ranks
-from fxprune.blocks import BlockTarget
-from fxprune.calibration import Calibration
+from fxprune import distributed
 from fxprune.errors import InputError, SpecError
-from fxprune.metrics import METRICS, Evidence, Metric, make
-from fxprune.metrics.normalizing import Normalization, normalized
-from fxprune.metrics.registry import Scores
-from fxprune.pipeline import register
-from fxprune.program import Program, tensors_of
-from fxprune.targets import Target, Terms
+from fxprune.graphs import attribute, tensors_of
+from fxprune.metrics import METRICS, Calibration, Evidence, Metric, Normalization, Scores, make
+from fxprune.metrics.normalizing import normalized
+from fxprune.metrics.reads import AsRead, as_read
+from fxprune.metrics.registry import Lessons, Scored
+from fxprune.pipeline import Facts, register
+from fxprune.program import Program
+from fxprune.targets import BlockTarget, Discovery, Selection, Target
 
 
 @register("score")
@@ -34,8 +36,8 @@ class Score:
     normalize: Normalization = "none"
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("coupled",)
-    ensures: ClassVar[tuple[str, ...]] = ("scored",)
+    requires: ClassVar[Facts] = (Discovery, Selection)
+    ensures: ClassVar[Facts] = (Scored,)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with one array of scores a target."""
@@ -43,46 +45,69 @@ class Score:
             raise InputError(
                 "score: a model on the meta device has no weights to score; it can be analyzed only"
             )
-        terms = program.terms or (Terms(),) * len(program.selected)
-        given = [one.metric or (self.metric, self._options) for one in terms]
+        selected = program[Selection]
+        _check_weights(program.module, selected.targets)
+        seen = _Seen(program, selected.targets)
+        given = [one.metric or (self.metric, self._options) for one in selected.terms]
         scores: dict[int, Scores] = {}
         for number, (name, options) in enumerate(given):
             if number in scores:
                 continue
             alike = [k for k, other in enumerate(given) if other == (name, options)]
-            targets = [program.selected[k] for k in alike]
-            scores |= zip(alike, self._scored(program, name, options, targets), strict=True)
+            targets = [selected.targets[k] for k in alike]
+            scores |= zip(alike, self._scored(program, seen, name, options, targets), strict=True)
         # changes of the loss add up over all targets, if they were all measured in the same way
         one_way = len({repr(one) for one in given}) == 1 and self.normalize == "none"
         additive = one_way and getattr(METRICS.get(given[0][0]), "additive", False)
-        return program.with_(scores=tuple(scores[k] for k in range(len(given))), additive=additive)
+        return program.with_(Scored(tuple(scores[k] for k in range(len(given))), additive))
 
     @property
     def _options(self) -> Mapping[str, Any]:
         return {**self.options, "normalize": self.normalize}
 
     def _scored(
-        self, program: Program, name: str, options: Mapping[str, Any], targets: list[Target]
+        self,
+        program: Program,
+        seen: _Seen,
+        name: str,
+        options: Mapping[str, Any],
+        targets: list[Target],
     ) -> list[Scores]:
         options = dict(options)
         normalize = options.pop("normalize", "none")
-        metric, data = make(name, options), program.calibration or Calibration()
+        metric, data = make(name, options), program.get(Calibration) or Calibration()
         data.require(name, metric.needs)
-        assert program.discovery is not None
+        read = seen.of(metric)
         evidence = Evidence(
-            program.module,
-            program.discovery.coupling,
+            read.module,
+            read.coupling,
             targets,
             program.signature,
             data,
-            program.learned,
+            (program.get(Lessons) or Lessons()).tensors,
         )
         # weights and sums may differ in a last bit: what the first process sees is what all do
         _check_grain(name, metric, targets)
-        scores = [ranks.agreed(score) for score in metric.score(evidence)]
+        scores = [distributed.agreed(score) for score in metric.score(evidence)]
         for target, score in zip(targets, scores, strict=True):
-            _check(target, score, metric)
+            _check(target, score, name)
         return [normalized(score, normalize) for score in scores]
+
+
+class _Seen:
+    """Hand out the weights as operators read them, evaluated once; what is learned has names."""
+
+    def __init__(self, program: Program, targets: Sequence[Target]) -> None:
+        self._program, self._targets = program, targets
+        self._known: dict[bool, AsRead] = {}
+
+    def of(self, metric: Metric) -> AsRead:
+        """Return the graph that a metric looks at."""
+        named = metric.needs == "training"
+        if named not in self._known:
+            program, coupling = self._program, self._program[Discovery].coupling
+            self._known[named] = as_read(program.module, coupling, self._targets, known=named)
+        return self._known[named]
 
 
 def _check_grain(name: str, metric: Metric, targets: list[Target]) -> None:
@@ -99,10 +124,39 @@ def _check_grain(name: str, metric: Metric, targets: list[Target]) -> None:
             )
 
 
-def _check(target: Target, score: Scores, metric: Metric) -> None:
-    if np.isnan(score).any():
-        source = "weights" if metric.needs == "nothing" else "weights or activations"
+def _check(target: Target, score: Scores, name: str) -> None:
+    if not np.isfinite(score).all():
         raise InputError(
-            f"score: the {source} of {target.name} hold values that are not a number; "
-            "repair them, or exclude the target"
+            f"score: {name} of {target.name} is beyond any number: its weights, or what comes of "
+            "them, are too large; scale them down, or exclude the target"
         )
+
+
+def _check_weights(module: fx.GraphModule, targets: Sequence[Target]) -> None:
+    """Raise InputError where a weight of a target is no finite number."""
+    checked: set[str] = set()
+    for target in targets:
+        names = {name for name, _ in target.footprint}
+        if isinstance(target, BlockTarget) and not target.site:
+            names.add(target.tensor)
+        for name in sorted(names - checked):
+            tensor = attribute(module, name)
+            if isinstance(tensor, torch.nn.Parameter) and not _finite(tensor.detach()):
+                raise InputError(_strange(target, name, tensor.detach()))
+        checked |= names
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Tell a tensor of finite numbers: their sum, five times faster, can only say yes for sure."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _strange(target: Target, name: str, tensor: torch.Tensor) -> str:
+    """Say which weight is no finite number, and how many there are."""
+    wrong = (~tensor.isfinite()).nonzero()
+    place, value = wrong[0].tolist(), tensor[tuple(wrong[0])].item()
+    kind = "a number" if value != value else "finite"
+    return (
+        f"score: the weights of {target.name} hold values that are not {kind}: {name}{place} is "
+        f"{value} ({len(wrong)} in all); repair them, or exclude the target"
+    )

@@ -10,13 +10,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from fxprune.blocks import BlockTarget, Grid, Layout, Pattern, block_of
-from fxprune.errors import SpecError
+from fxprune.cost import OriginalWidths
+from fxprune.errors import SpecError, unknown
 from fxprune.metrics.footprint import makes
-from fxprune.pipeline import register, unknown
+from fxprune.metrics.registry import Scored
+from fxprune.pipeline import Facts, register
 from fxprune.program import Program
-from fxprune.sites import masked_sites, paths, sites
-from fxprune.targets import SELECTABLE, Discovery, Target, Terms
+from fxprune.surgery.masks import Masks
+from fxprune.targets import (
+    SELECTABLE,
+    BlockTarget,
+    Discovery,
+    Grid,
+    Selection,
+    Target,
+    Terms,
+    block_of,
+)
+from fxprune.targets.activation_sites import masked_sites, paths, sites
+from fxprune.targets.blocks import Layout, Pattern
 
 NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -24,12 +36,13 @@ NOTHING = np.zeros(0, dtype=np.int64)
 @register("select")
 @dataclass(frozen=True)
 class Select:
-    """Keep to targets of a kind, named by patterns, of a size; with exact, removable traceless.
+    """Keep to targets of a kind, named by patterns, of a size; where `exact`, to exact ones.
 
     The kind "block" takes the blocks of a `tensor` ("weight" or "bias", or the "input" or "output"
     of the modules that `include` names, or of nodes of that name), of `block` entries along
     `axes`. `more` adds to what an earlier select chose. What is selected may have a `metric` and
-    bounds of its own: `min_keep`, `min_ratio`, `max_ratio` and `round_to`.
+    bounds of its own: `min_keep`, `min_ratio`, `max_ratio` and `round_to`; `ratio` or `width` fixes
+    how much of each target is removed or kept.
     """
 
     kind: str | tuple[str, ...] = "all"
@@ -40,6 +53,8 @@ class Select:
     max_units: int | None = None
     exact: bool = False
     metric: str | Mapping[str, Any] | None = None
+    ratio: float | None = None
+    width: int | None = None
     min_keep: int | None = None
     min_ratio: float | None = None
     max_ratio: float | None = None
@@ -51,8 +66,8 @@ class Select:
     where: str = "target"
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("coupled",)
-    ensures: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[Facts] = (Discovery, Selection)
+    ensures: ClassVar[Facts] = (Selection,)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with targets selected; selecting none, or one twice, is an error."""
@@ -62,36 +77,37 @@ class Select:
                 raise SpecError(f"{self.where}.kind: {unknown('kind', kind, SELECTABLE)}")
         if kinds == ("block",):
             return self._blocks(program)
-        assert program.discovery is not None
-        targets = program.discovery.targets
-        if program.origin is None:
-            self._check(program.discovery)
-        # What has been cut before is what it was: a selection means the same in every step.
-        of = program.origin.of if program.origin is not None else (lambda target: target)
-        discovery = program.origin.discovery if program.origin is not None else program.discovery
-        chosen = tuple(one for one in targets if self._takes(of(one), kinds, discovery))
-        if not chosen and program.origin is None:
+        discovery, widths = program[Discovery], program.get(OriginalWidths)
+        targets = discovery.targets
+        if widths is None:
+            self._check(discovery)
+            chosen = tuple(one for one in targets if self._takes(one, kinds, discovery))
+        else:  # what has been cut counts as it was: a selection means the same in every step
+            chosen = tuple(
+                one for one in targets if self._takes(widths.of(one), kinds, widths.discovery)
+            )
+        if not chosen and widths is None:
             raise SpecError(f"{self.where}: {self._nothing(targets, kinds)}")
         return self._added(program, chosen)
 
     def _added(self, program: Program, chosen: tuple[Target, ...]) -> Program:
         """Return the program with targets selected, after those that were before."""
-        earlier, terms = (program.selected, program.terms) if self.more else ((), ())
-        taken = {target.name for target in earlier}
+        earlier = program[Selection] if self.more else Selection((), ())
+        taken = {target.name for target in earlier.targets}
         for target in chosen:
             if target.name in taken:
                 raise SpecError(
                     f"{self.where}: {target.name} is in an earlier selection too; exclude it from "
                     "one of them"
                 )
-        terms = (*terms, *(self._terms() for _ in chosen))
-        return program.with_(selected=(*earlier, *chosen), terms=terms, scores=())
+        terms = (*earlier.terms, *(self._terms() for _ in chosen))
+        return program.without(Scored).with_(Selection((*earlier.targets, *chosen), terms))
 
     def _blocks(self, program: Program) -> Program:
         """Return the program with the blocks of tensors selected."""
-        assert program.discovery is not None
-        if program.origin is None:
-            self._check(program.discovery)
+        discovery, first = program[Discovery], OriginalWidths not in program
+        if first:
+            self._check(discovery)
         try:
             block = block_of(1 if self.block is None else self.block)
         except ValueError as error:
@@ -100,13 +116,13 @@ class Select:
         if self.tensor in ("input", "output"):
             return self._added(program, self._activations(program, layout))
         chosen: list[Target] = []
-        for name, shape in self._tensors(program.discovery):
+        for name, shape in self._tensors(discovery):
             grid, pattern = layout.of(name, shape, self.where, _summed(program, name))
             if pattern is not None and pattern.rest(shape).all():
                 program = program.noted(pattern.remark(name, shape))
             elif len(grid) > 1:
                 chosen.append(_block_target(program, name, grid, pattern))
-        if not chosen and program.origin is None:
+        if not chosen and first:
             raise SpecError(
                 f"{self.where}: no {self.tensor} of two blocks or more is selected; relax include, "
                 "exclude or type, or make the block smaller"
@@ -120,8 +136,9 @@ class Select:
             raise SpecError(
                 f"{self.where}.include: name the modules whose {self.tensor} is to be masked"
             )
-        if program.origin is not None:
-            names = [t.tensor for t in program.origin.selected if isinstance(t, BlockTarget)]
+        widths = program.get(OriginalWidths)
+        if widths is not None:
+            names = [t.tensor for t in widths.selected if isinstance(t, BlockTarget)]
             found = list(masked_sites(module, [name for name in names if ":" in name]))
         else:
             found = [
@@ -144,7 +161,7 @@ class Select:
     def _tensors(self, discovery: Discovery) -> list[tuple[str, tuple[int, ...]]]:
         """Return the parameters of the name asked for, with their shapes.
 
-        Without include or type, weights of one axis, such as the scales of norms, stay whole.
+        Without include or type, weights of one axis, such as the scales of norms, are not selected.
         """
         found: list[tuple[str, tuple[int, ...]]] = []
         for name, axes in discovery.parameters.items():
@@ -192,7 +209,7 @@ class Select:
     def _terms(self) -> Terms:
         metric = {"name": self.metric} if isinstance(self.metric, str) else self.metric
         options = {k: v for k, v in (metric or {}).items() if k != "name"}
-        bounds = ("min_keep", "min_ratio", "max_ratio", "round_to")
+        bounds = ("ratio", "width", "min_keep", "min_ratio", "max_ratio", "round_to")
         return Terms(
             (str(metric["name"]), options) if metric else None,
             {name: v for name in bounds if (v := getattr(self, name)) is not None},
@@ -215,14 +232,14 @@ def _block_target(
     mask: torch.Tensor | None = None,
 ) -> BlockTarget:
     """Return the blocks of a tensor that no mask has taken yet, as fresh variables."""
-    assert program.discovery is not None
     index = np.arange(len(grid), dtype=np.int64)
     if pattern is not None:
         index = np.flatnonzero(~pattern.rest(grid.shape))
-    mask = program.masks.get(name, mask)
+    masks = program.get(Masks) or Masks()
+    mask = masks.tensors.get(name, mask)
     if mask is not None:
         index = index[grid.pooled(mask.float())[index] > 0]
-    units = program.discovery.coupling.guards.fresh(len(index))[:, 0]
+    units = program[Discovery].coupling.guards.fresh(len(index))[:, 0]
     footprint = tuple((name, d) for d in range(len(grid.shape)))
     label = f"{name}:block"
     return BlockTarget(
@@ -239,7 +256,7 @@ def _block_target(
 
 
 def _summed(program: Program, name: str) -> int:
-    """Return which axis of a weight its reader sums over: the second, unless that is what it makes.
+    """Return which axis of a weight its consumer sums over: the second, unless it makes that one.
 
     Of the weights of transposed convolutions, and of matrices that stand on the right, it is the
     first.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxprune.pipeline import register
-from fxprune.program import Program
-from fxprune.shrinking import shrink
+from fxprune.allocators import Choice
+from fxprune.pipeline import Facts, register
+from fxprune.plan import Plan
+from fxprune.program import Program, Shrunk, Verified
+from fxprune.surgery import shrink
+from fxprune.targets import Discovery
 
 
 @register("shrink")
@@ -16,13 +19,11 @@ class Shrink:
     """Cut tensors to the kept indices and rewrite the graph's constants, in a new module."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = ("coupled", "planned")
-    ensures: ClassVar[tuple[str, ...]] = ("shrunk",)
+    requires: ClassVar[Facts] = (Discovery, Plan, Choice)
+    ensures: ClassVar[Facts] = (Shrunk,)
 
     def __call__(self, program: Program) -> Program:
         """Return the program with a smaller module that owns its tensors."""
-        assert program.discovery is not None
-        assert program.plan is not None
-        coupling, kept = program.discovery.coupling, program.plan.kept
-        smaller = shrink(program.module, coupling, program.alive, kept)
-        return program.with_(module=smaller, owned=True, facts=program.facts - {"coupled"})
+        coupling, kept = program[Discovery].coupling, program[Plan].kept
+        smaller = shrink(program.module, coupling, program[Choice].alive, kept)
+        return program.on(smaller).without(Discovery, Verified).with_(Shrunk())

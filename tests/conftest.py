@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Generator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.support import told_clock as time_is
+from tests.support.command import Done, called
 
 torch.set_num_threads(1)
 
@@ -21,6 +26,31 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+def drawn() -> tuple[bytes, bytes, int]:
+    """Return where the generators stand that all share."""
+    _, key, position, *_ = np.random.get_state()
+    return torch.random.get_rng_state().numpy().tobytes(), key.tobytes(), position
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse a module that draws random numbers when it is imported.
+
+    They would depend on what was imported before it, and so would what its tests see.
+    """
+    before = drawn()
+    report = yield
+    if report.passed and drawn() != before:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{collector.nodeid}: it, or what it imports first, draws random numbers when it is "
+            "imported; take them from tests/support/noise.py, or draw them in the test"
+        )
+    return report
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Seed every generator before each test, so that a test passes or fails alone as in a crowd."""
@@ -28,3 +58,23 @@ def seed() -> int:
     np.random.seed(0)
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture(autouse=True)
+def no_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to time anything for real."""
+    time_is.refused(monkeypatch)
+
+
+@pytest.fixture
+def told_clock(no_real_time: None, monkeypatch: pytest.MonkeyPatch) -> time_is.ToldClock:
+    """Let what is timed take what is told."""
+    return time_is.told(monkeypatch)
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Call the command line."""
+    return partial(called, monkeypatch, capfd)

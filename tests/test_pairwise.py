@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
-from fxprune import devices
 from fxprune.allocators import ALLOCATORS
 from fxprune.errors import CalibrationError, FxpruneError, ObjectiveError, SpecError
 from fxprune.metrics import METRICS
 from fxprune.objectives import OBJECTIVES
 from fxprune.schedules import SCHEDULES
+from tests.support.noise import noise
 
 FAST = 120  # combinations that run by default: the first of a greedy array cover most pairs
 
@@ -71,7 +71,9 @@ def kinds() -> list[str]:
     """Return each model's own kinds, with all of them and with blocks: `model:kind`."""
     found = []
     for name, (model, shape) in MODELS.items():
-        targets = fxprune.analyze(model().eval(), (torch.randn(2, *shape),)).targets
+        with torch.random.fork_rng():
+            made = model().eval()
+        targets = fxprune.analyze(made, (noise(2, *shape),)).targets
         own = dict.fromkeys(target.kind for target in targets)
         found += [f"{name}:{kind}" for kind in (*own, "all", "block")]
     return found
@@ -115,6 +117,7 @@ ROWS = covering(VALUES)
 
 GOALS = {"ratio": 0.3}  # of the others so much is kept:
 KEEP = 0.7
+pytestmark = pytest.mark.usefixtures("told_clock")  # it brings the device of that name
 SMALL = {"trials": 3, "steps": 2, "step": 0.3, "device": "clock"}  # whichever of them it has
 
 Reason = tuple[type[FxpruneError], str, dict[str, str]]
@@ -147,20 +150,6 @@ def spec_of(row: Row) -> dict[str, Any]:
         "schedule": steps,
         "objective": {objective: GOALS.get(objective, KEEP), **small(objective, OBJECTIVES)},
     }
-
-
-def clock(module: Any, signature: Any, threads: int, batch: int) -> Any:
-    """Stand for a device on which time is the number of parameters."""
-    return lambda: sum(one.numel() for one in module.parameters()) * 1e-6
-
-
-@pytest.fixture(autouse=True)
-def told_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(runs: Any, **_: Any) -> list[devices.Timing]:
-        return [devices.Timing(t := run() * 1e3, t * 0.99, t * 1.01) for run in runs]
-
-    monkeypatch.setitem(devices.DEVICES, "clock", clock)
-    monkeypatch.setattr("fxprune.stopwatch.interleaved", timed)
 
 
 def run(row: Row) -> tuple[Any, Tensor]:

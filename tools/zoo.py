@@ -28,7 +28,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,18 @@ from rich.markup import escape
 from rich.table import Table
 from torch import fx, nn
 from torch.utils import _pytree as pytree
-from zoo_models import GROUPS, Case, cases
 
 import fxprune
-import passes
-from fxprune import pipeline
+from fxprune import passes, pipeline
+from fxprune.api import finished
 from fxprune.capture import capture
+from fxprune.cost import Costs, OriginalWidths
 from fxprune.errors import CaptureError
-from fxprune.masking import zeroed
+from fxprune.plan import Plan
 from fxprune.program import Program
-from fxprune.verification import outputs, relative
+from fxprune.surgery import outputs, relative, zeroed
+from fxprune.targets import Selection
+from zoo_models import GROUPS, Case, cases
 
 HALF: dict[str, Any] = {"target": "all", "objective": {"macs": 0.5}}
 LAW: dict[str, Any] = {"target": {"kind": "all", "exact": True}, "objective": {"ratio": 0.5}}
@@ -127,7 +129,7 @@ def pruned(model: nn.Module, inputs: tuple[Any, ...], spec: Mapping[str, Any]) -
     """Return the program that `prune` ends with, without its own verification."""
     began = time.perf_counter()
     program = capture(model, inputs)
-    program = program.with_(seconds={"capture": time.perf_counter() - began})
+    program = replace(program, seconds={"capture": time.perf_counter() - began})
     steps = [step for step in passes.pruning(fxprune.Spec.of(spec)) if step.name != "verify"]
     return pipeline.run(program, steps)
 
@@ -149,16 +151,15 @@ def _half(case: Case, row: Row, small: bool) -> None:
     """Halve the MACs, and run the result at another batch size."""
     model = case.build(small)
     program = pruned(model, case.inputs(small), HALF)
-    assert program.discovery is not None
-    spent, costs = program.seconds, program.costs
+    discovery, spent, costs = program[OriginalWidths].discovery, program.seconds, program[Costs]
     row.capture = spent["capture"]
     row.analysis = sum(spent[name] for name in ("couple", "select", "score", "allocate"))
     row.rewrite = spent["shrink"] + spent["restore"]
-    row.targets, row.coverage = len(program.discovery.targets), program.discovery.coverage
-    row.attention = attends(program.discovery.module.graph)
-    row.heads = sum(target.kind == "head" for target in program.discovery.targets)
-    row.params, row.params_after = costs["parameters_before"], costs["parameters_after"]
-    row.macs, row.macs_after = costs["macs_before"], costs["macs_after"]
+    row.targets, row.coverage = len(discovery.targets), discovery.coverage
+    row.attention = attends(discovery.module.graph)
+    row.heads = sum(target.kind == "head" for target in discovery.targets)
+    row.params, row.params_after = costs.parameters_before, costs.parameters_after
+    row.macs, row.macs_after = costs.macs_before, costs.macs_after
     one = outputs(model, *program.signature.resized(1))
     three = outputs(program.module, *program.signature.resized(3))
     row.batch = any(program.signature.dynamic) and all(
@@ -171,17 +172,16 @@ def _law(case: Case, row: Row, onnx: bool) -> None:
     """Take half of every exact target; compare with the zeroed eager model, and with the file."""
     model, inputs = case.build(small=True), case.inputs(small=True)
     program = pruned(model, inputs, LAW)
-    assert program.plan is not None
-    row.exact = len(program.selected)
+    row.exact = len(program[Selection].targets)
     ours = outputs(program.module, inputs, {})
     whole = outputs(model, inputs, {})
     with torch.no_grad():
-        result = torch.func.functional_call(model, zeroed(model, program.plan), inputs)
+        result = torch.func.functional_call(model, zeroed(model, program[Plan]), inputs)
     zeros = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
     row.masked = max(relative(a, b) for a, b in zip(zeros, ours, strict=True))
     row.changed = max(relative(a, b) for a, b in zip(whole, ours, strict=True))
     if onnx:
-        slim = fxprune.api.finished(program, LAW)
+        slim = finished(program, LAW)
         with tempfile.TemporaryDirectory() as folder:
             row.onnx = fxprune.export_onnx(slim, Path(folder) / "law.onnx").error
 

@@ -1,15 +1,17 @@
-"""Allocators: how much of each target goes. Every file here is imported."""
+"""Allocators: how many units of each target are kept.
+
+Each is given a problem (targets, importances, costs, a goal) and returns a choice.
+Every file here is imported, every `@allocator` registers; the pass `allocate` makes them by name.
+"""
 
 from __future__ import annotations
-
-import importlib
-import pkgutil
 
 from fxprune.allocators.registry import (
     ALLOCATORS,
     Allocator,
     Bounds,
     Choice,
+    Evaluator,
     Key,
     Moves,
     Problem,
@@ -19,15 +21,16 @@ from fxprune.allocators.registry import (
     make,
     moves_of,
 )
+from fxprune.registry import load
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+load(__name__)
 
 __all__ = [
     "ALLOCATORS",
     "Allocator",
     "Bounds",
     "Choice",
+    "Evaluator",
     "Key",
     "Moves",
     "Problem",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.allocators.rates import LEAST, MOST, Tried, tried, uniform
-from fxprune.allocators.registry import Choice, Needs, Problem, allocator
+from fxprune.allocators.registry import TRIALS, Choice, Needs, Problem, allocator
 
 AT_FIRST = 0.5  # the share of ordinary bad moves accepted at the start
 COLDEST = 0.003  # the last temperature, of the first
@@ -21,7 +21,7 @@ COLDEST = 0.003  # the last temperature, of the first
 class Step:
     """Hold one candidate, by how much it is better than where the walk was, and what came of it.
 
-    `cool` runs from 0 to 1 as the temperature falls; before that it is −1, and the walk stays.
+    `cool` runs from 0 to 1 as the temperature falls; before, it is −1, and the walk does not move.
     """
 
     at: Tried
@@ -38,8 +38,8 @@ class SimulatedAnnealing:
     arXiv:1907.03141. The walk starts with equal rates. A candidate changes some of the rates, and
     is completed to meet the objective; one that is worse by Δ is accepted with the probability
     exp(−Δ/T). T follows the evaluator's own scale: the first candidates are neighbours of the
-    start, and T₀ = Δ̄ / ln 2, with Δ̄ the mean of what they lose, lets half of such moves pass; then
-    T falls geometrically to 0.003·T₀, where next to none do. Steps grow shorter, to a third of
+    start, and T₀ = Δ̄ / ln 2, with Δ̄ the mean of what they lose, accepts half of such moves; then
+    T falls geometrically to 0.003·T₀, where almost none are. Steps grow shorter, to a third of
     `reach`. The best choice seen is returned, after `trials` candidates.
     """
 
@@ -49,9 +49,9 @@ class SimulatedAnnealing:
     needs: ClassVar[Needs] = "evaluate"
 
     def __post_init__(self) -> None:
-        if self.trials < 2 or self.reach <= 0.0 or self.seed < 0:
+        if not 2 <= self.trials <= TRIALS or self.reach <= 0.0 or self.seed < 0:
             raise ValueError(
-                f"trials={self.trials} (2 or more), seed={self.seed} (0 or more), "
+                f"trials={self.trials} (2 to {TRIALS:,}), seed={self.seed} (0 or more), "
                 f"reach={self.reach:g} (above 0): one is out of its range"
             )
 
@@ -59,13 +59,17 @@ class SimulatedAnnealing:
         """Return the best choice of the walk."""
         if len(problem.targets) < 2:
             return problem.meet(lambda moves: moves.share)
-        best: Tried | None = None
-        for number, step in enumerate(self.walk(problem), 1):
-            if best is None or step.at.rank > best.rank:
-                best = step.at
-                problem.say(f"annealing: {number} of {self.trials}: {best.score:.4g} is the best")
-        assert best is not None
+        *_, best = self._records(problem)
         return best.choice
+
+    def _records(self, problem: Problem) -> Iterator[Tried]:
+        """Yield what is better than all before it, the start at first, and say so."""
+        rank = None
+        for number, step in enumerate(self.walk(problem), 1):
+            if rank is None or step.at.rank > rank:
+                rank, score = step.at.rank, step.at.score
+                problem.say(f"annealing: {number} of {self.trials}: {score:.4g} is the best")
+                yield step.at
 
     def walk(self, problem: Problem) -> Iterator[Step]:
         """Yield the start and every candidate in turn."""

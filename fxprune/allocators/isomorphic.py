@@ -18,19 +18,19 @@ class Isomorphic:
     arXiv:2407.04616: scores of a convolution and of an attention head follow different
     distributions, and are not compared. Two targets are of one group G where their units are of one
     kind and take part in the same operators at the same axes of the same arguments, whatever their
-    names and sizes. A unit u leaves in the order of the share of its group that is gone with it,
+    names and sizes. Units u are removed in the order of the share of their group removed with u,
 
         |{v ∈ G : s(v) / mean s(target of v) ≤ s(u) / mean s(target of u)}| / |G|,
 
-    so that every group loses the same share, and within a group the weakest units go. `normalize`
-    says whether scores are divided by the mean of their target.
+    so that every group loses the same share, and in a group its least important units.
+    `normalize` says whether scores are divided by the mean of their target.
     """
 
     normalize: Literal["mean", "none"] = "mean"
     needs: ClassVar[Needs] = "nothing"
 
     def choose(self, problem: Problem) -> Choice:
-        """Make moves in the order of the share of their group that is gone after each."""
+        """Make moves in the order of the share of their group removed after each."""
         names = [target.structure or (target.kind,) for target in problem.targets]
         mean = self.normalize == "mean"
         scale = [float(s.mean()) or 1.0 if mean else 1.0 for s in problem.scores]
@@ -49,7 +49,7 @@ class Isomorphic:
 
 
 def _gone(ranked: Values, scores: Values, whole: int) -> Values:
-    """Return the share of a group that is gone with all units up to scores, and those before."""
+    """Return the share of a group removed with all units up to scores, and those before."""
     before = whole - len(ranked)
     gone: Values = (before + np.searchsorted(ranked, scores, side="right")) / whole
     return gone

@@ -1,4 +1,4 @@
-"""NetAdapt: step by step, from the target that can best spare it."""
+"""NetAdapt: step by step, from the target whose pruning costs the least score."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _choice(problem: Problem, listed: list[Moves], counts: Counts) -> Choice:
 
 
 def _shares(problem: Problem, listed: list[Moves], counts: Counts) -> list[float]:
-    """Return the share of each target that is gone with some moves."""
+    """Return the share of each target removed by some moves."""
     before = [1 - len(t) / size for t, size in zip(problem.targets, problem.sizes, strict=True)]
     return [
         float(moves.share[n - 1]) if n else gone

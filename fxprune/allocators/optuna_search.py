@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from fxprune import ranks
+from fxprune import distributed
 from fxprune.allocators.proposals import distributions, proposer
 from fxprune.allocators.rates import met, uniform
-from fxprune.allocators.registry import Choice, Needs, Problem, allocator
-from fxprune.errors import SpecError, first_line
+from fxprune.allocators.registry import TRIALS, Choice, Needs, Problem, allocator
+from fxprune.errors import FileError, SpecError, first_line, root_cause
 
 if TYPE_CHECKING:
     import optuna
@@ -42,9 +42,9 @@ class Optuna:
 
     Trials are written to the study `study` of `storage`, an URL such as sqlite:///search.db, or
     None for this process alone; each step of a schedule has its own. Any number of processes and
-    machines may share one: each goes on until the study has `trials` complete ones, and all return
+    machines may share one: each runs until the study has `trials` complete ones, and all return
     the best of them. What is tried next follows from the complete trials and the seed alone, so
-    that a search that was killed goes on to the same result.
+    that a search that was killed resumes to the same result.
     """
 
     sampler: Literal["tpe", "cma-es"] = "tpe"
@@ -55,9 +55,9 @@ class Optuna:
     needs: ClassVar[Needs] = "evaluate"
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.seed < 0 or not self.study:
+        if not 1 <= self.trials <= TRIALS or self.seed < 0 or not self.study:
             raise ValueError(
-                f"trials={self.trials} (1 or more), seed={self.seed} (0 or more), "
+                f"trials={self.trials} (1 to {TRIALS:,}), seed={self.seed} (0 or more), "
                 f"study={self.study!r} (a name): one is out of its range"
             )
 
@@ -65,7 +65,7 @@ class Optuna:
         """Return the best choice of all trials of the study."""
         if len(problem.targets) < 2:
             return problem.meet(lambda moves: moves.share)
-        with _quiet():
+        with _quiet(self.storage):
             return _Search(self, problem).best()
 
 
@@ -80,18 +80,18 @@ class _Search:
 
     def best(self) -> Choice:
         problem = self._problem
-        while (rates := ranks.from_first(self._next)) is not None:
+        while (rates := distributed.from_first(self._next)) is not None:
             choice = met(problem, rates)
             try:
                 score = problem.evaluate(choice)
             except BaseException:
-                if ranks.first():
+                if distributed.first():
                     self._study.tell(self._mine, state=_failed())
                 raise
-            if ranks.first():
+            if distributed.first():
                 self._study.tell(self._mine, score)
                 self._said(score)
-        return met(problem, ranks.from_first(self._winner))
+        return met(problem, distributed.from_first(self._winner))
 
     def _said(self, score: float) -> None:
         if score > self._best:
@@ -159,7 +159,7 @@ class _Search:
     # ---- what is next ----------------------------------------------------------------------------
 
     def _next(self) -> tuple[float, ...] | None:
-        """Claim a trial and return its rates; None when the study is complete.
+        """Reserve a trial and return its rates; None when the study is complete.
 
         While others run the last trials this waits for them: one of them may die.
         """
@@ -232,7 +232,7 @@ def _seconds(trial: optuna.trial.FrozenTrial) -> float:
 
 
 def _alive(trial: optuna.trial.FrozenTrial, limit: float) -> bool:
-    """Tell whether someone still works on a trial: on this machine its process says so.
+    """Tell whether a process still works on a trial: on this machine its process says so.
 
     Of another machine, one counts as dead that takes ten times as long as any before.
     """
@@ -273,10 +273,14 @@ def _opened(create: Callable[[], optuna.Study]) -> optuna.Study:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep optuna from writing to the terminal; raises SpecError where it is not installed."""
+def _quiet(storage: str | None) -> Iterator[None]:
+    """Keep optuna from writing to the terminal.
+
+    Raises SpecError where it is not installed, FileError where the storage fails in use.
+    """
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError  # what optuna stores with
     except ImportError:
         raise SpecError(
             "allocation: optuna is not installed; pip install fxprune[search]"
@@ -285,5 +289,9 @@ def _quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
+        raise FileError(
+            f"allocation.storage: {storage!r} fails: {root_cause(error, 200)}; name another"
+        ) from error
     finally:
         optuna.logging.set_verbosity(before)

@@ -17,7 +17,7 @@ class Uniform:
     needs: ClassVar[Needs] = "nothing"
 
     def choose(self, problem: Problem) -> Choice:
-        """Make moves in the order of the share of its target that is gone after each."""
+        """Make moves in the order of the share of their target removed after each."""
         return problem.meet(attrgetter("share"), "largest share")
 
 

@@ -32,7 +32,7 @@ class Tried:
 def met(problem: Problem, rates: Sequence[float]) -> Choice:
     """Return the choice that meets the goal with shares in proportion to the rates.
 
-    Bounds come first: a target that can lose no more leaves its part to the others.
+    Bounds come first: where a target can lose no more, the others lose its part.
     """
     return problem.meet(lambda moves: moves.share / rates[moves.target])
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.blocks import BlockTarget
 from fxprune.cost import Cost
 from fxprune.guards import Ids, Mask, distinct
-from fxprune.metrics.registry import Scores
+from fxprune.metrics import Scores
 from fxprune.objectives import Objective
+from fxprune.program import Program
 from fxprune.registry import Registry
-from fxprune.targets import Target
+from fxprune.targets import BlockTarget, Target
 
 Needs = Literal["nothing", "evaluate"]
 Progress = Literal["units", "largest share"]  # how much a choice removes, where a ratio is asked
@@ -25,10 +25,10 @@ Progress = Literal["units", "largest share"]  # how much a choice removes, where
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bound what may leave a target; shares and `min_keep` are of the original target.
+    """Bound what may be removed of a target; shares and `min_keep` are of the original target.
 
-    `min_keep` units stay at least (never fewer than one), the share that leaves lies between
-    `min_ratio` and `max_ratio`, and what stays of a pruned target is a multiple of `round_to`.
+    At least `min_keep` units are kept (never fewer than one), the share removed lies between
+    `min_ratio` and `max_ratio`, and the kept width of a pruned target is a multiple of `round_to`.
     """
 
     min_keep: int = 1
@@ -41,9 +41,9 @@ class Bounds:
 class Moves:
     """Hold the moves of one target in their order: each the least step that its bounds allow.
 
-    `units` are all that may leave, in the order in which they do, and `ends[i]` says how many are
-    gone after move `i`. `share` is the share of the *original* target gone after each move, `score`
-    the highest score that has left, both `[moves]`; the first `due` are asked for by the bounds.
+    `units` are all that may be removed, in their order, and `ends[i]` says how many are removed
+    after move `i`. `share` is the share of the *original* target removed after each move, `score`
+    the highest score removed, both `[moves]`; the first `due` are asked for by the bounds.
     """
 
     target: int
@@ -69,7 +69,7 @@ class Moves:
 
 @dataclass(frozen=True)
 class Choice:
-    """Hold which variables stay (`alive`, `[variables]`) and the share of the objective kept.
+    """Hold which variables are kept (`alive`, `[variables]`) and the share of the objective kept.
 
     `counts[k]` are the moves made of target `k`, where it was moves that made the choice. `note`
     says what an allocator that does not aim at the objective did instead.
@@ -79,6 +79,13 @@ class Choice:
     achieved: float
     counts: tuple[int, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Hold what scores a program of which only a choice is kept: a number, higher is better."""
+
+    score: Callable[[Program, Choice], float]
 
 
 Values = NDArray[np.float64]
@@ -136,11 +143,11 @@ class Problem(Protocol):
         """Return what the user's `evaluate` says of the pruned model; it is asked only once."""
 
     def say(self, text: str) -> None:
-        """Show the user how the search goes on."""
+        """Show the user the progress of the search."""
 
 
 class Allocator(Protocol):
-    """Choose how much of each target goes, so that the objective is met."""
+    """Choose how much of each target is removed, so that the objective is met."""
 
     needs: ClassVar[Needs]
 
@@ -152,6 +159,7 @@ class Allocator(Protocol):
 OUTER = frozenset({"head", "group", "expert"})
 MANY = 512  # moves of a target beyond which they are made larger, and refined where it matters
 NOWHERE = np.zeros(0, dtype=np.int64)
+TRIALS = 100_000  # of a search at most: each evaluates the model
 ALLOCATORS = Registry("allocation")
 allocator = ALLOCATORS.register
 
@@ -165,9 +173,9 @@ def make(name: str, options: Mapping[str, Any]) -> Allocator:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Hold the units of a target as they may leave: the first `many` of them, `least` at once.
+    """Hold the units of a target as they may be removed: the first `many`, `least` at once.
 
-    `highest` is the highest score that has left with each unit, `[units]`.
+    `highest` is the highest score removed with each unit, `[units]`.
     """
 
     units: Ids

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from fxprune.allocators.registry import Choice, Moves, Needs, Problem, Values, allocator
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # shares gone, and the drops at them
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # shares removed, and the drops at them
+
+FINEST = 1e-3  # the least step: each costs an evaluation of every target
 
 
 @allocator("sensitivity")
@@ -20,7 +22,7 @@ class Sensitivity:
 
     arXiv:1506.02626. One target k alone is pruned to the shares `step`, 2·`step`, … up to `most`,
     and evaluated each time; its drop is dₖ(r) = max over r' ≤ r of eval(whole) − eval(k at r'),
-    linear between the points measured. Of every target goes max {r : dₖ(r) ≤ d}, with the one drop
+    linear between the points measured. Every target loses max {r : dₖ(r) ≤ d}, with the one drop
     d at which the objective is met. It takes most/step evaluations a target, and one more.
     """
 
@@ -29,9 +31,9 @@ class Sensitivity:
     needs: ClassVar[Needs] = "evaluate"
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.step <= self.most <= 1.0:
+        if not FINEST <= self.step <= self.most <= 1.0:
             raise ValueError(
-                f"step={self.step:g} and most={self.most:g}: 0 < step ≤ most ≤ 1 is needed"
+                f"step={self.step:g} and most={self.most:g}: {FINEST:g} ≤ step ≤ most ≤ 1 is needed"
             )
 
     def choose(self, problem: Problem) -> Choice:
@@ -41,7 +43,7 @@ class Sensitivity:
         listed = problem.moves(problem.steps[-1])
         whole = problem.evaluate(problem.choice([]))
         curves = [self._curve(problem, moves, whole) for moves in listed]
-        # Where drops are equal, above all where they are none, the same share of each target goes.
+        # Where drops are equal, above all where they are none, each target loses the same share.
         hair = 1e-6 * (max(float(drops[-1]) for _, drops in curves) or 1.0)
 
         def drop(moves: Moves) -> Values:
@@ -64,6 +66,6 @@ class Sensitivity:
                 drops.append(whole - problem.evaluate(problem.choice([made])))
         problem.say(
             f"sensitivity: {problem.targets[k].name}: at most {max(drops):.4g} lost "
-            f"with {shares[-1]:.0%} gone"
+            f"with {shares[-1]:.0%} removed"
         )
         return np.array(shares), np.maximum.accumulate(drops)

@@ -1,4 +1,4 @@
-"""Allocation by a threshold: what scores no more than it leaves, and the sparsity follows."""
+"""Allocation by a threshold: units below it are removed, and the sparsity follows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Threshold:
     """Take every unit, of whatever target, whose score is at most `threshold` (Sanh et al. 2020).
 
     arXiv:2005.07683: for the soft mode of movement, whose scores are σ(S), 0 to 1. How much that
-    takes is learned, by target and in all; bounds hold, but the objective and the steps of a
-    schedule do not lead: the report compares with them. With `adjust` they do: where the threshold
-    misses the objective by more than one per cent, it is moved to where the objective is met.
+    takes is learned, by target and in all. Bounds hold, but the objective and the steps of a
+    schedule do not decide: the report compares with them. With `adjust` they do: where the
+    threshold misses the objective by more than one per cent, it is moved to where it is met.
     """
 
     threshold: float = 0.1
@@ -35,7 +35,7 @@ class Threshold:
         if problem.near(choice):
             return choice
         if self.adjust:
-            problem.say(f"threshold: {self.threshold:g} leaves {choice.achieved:.4f}; it is moved")
+            problem.say(f"threshold: {self.threshold:g} keeps {choice.achieved:.4f}; it is moved")
             return problem.meet(attrgetter("score"))
         return replace(
             choice,

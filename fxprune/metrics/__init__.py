@@ -1,13 +1,27 @@
-"""Metrics: how much each unit matters. Every file here is imported, every `@metric` registers."""
+"""Metrics: the importance of each unit, one array of scores a target.
+
+They read weights, activations or gradients of the captured graph, or learn during fine-tuning.
+Every file here is imported, every `@metric` registers; the pass `score` makes them by name.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+from fxprune.metrics.calibration import Calibration, Loss
+from fxprune.metrics.normalizing import Normalization
+from fxprune.metrics.registry import METRICS, Evidence, Learner, Metric, Scores, make, metric
+from fxprune.registry import load
 
-from fxprune.metrics.registry import METRICS, Evidence, Learner, Metric, make, metric
+load(__name__)
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = ["METRICS", "Evidence", "Learner", "Metric", "make", "metric"]
+__all__ = [
+    "METRICS",
+    "Calibration",
+    "Evidence",
+    "Learner",
+    "Loss",
+    "Metric",
+    "Normalization",
+    "Scores",
+    "make",
+    "metric",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,17 +10,11 @@ import torch
 from torch import fx
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from fxprune import ranks
-from fxprune.calibration import detached
-from fxprune.guards import Ids
-from fxprune.metrics.activations import of_places
-from fxprune.metrics.footprint import Part
-from fxprune.metrics.gradients import checked_loss
+from fxprune.metrics.calibration import detached, streamed
+from fxprune.metrics.gradients import checked_loss, derived, held
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
-from fxprune.metrics.taps import Taps
-from fxprune.rules.site import hint, tensor_meta
-
-Place = tuple[fx.Node, int]
+from fxprune.metrics.taps import Taps, of_places
+from fxprune.rules import hint, tensor_meta
 
 
 @metric("act-grad")
@@ -43,14 +36,14 @@ class ActivationGradient:
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return E|Σ h·g| reduced over the places it is seen at, one array `[units]` a target."""
-        probe = _Probe(evidence, self.together)
-        ranks.together(probe.read)
-        *sums, (count,) = ranks.totals([*probe.sums.values(), np.array([float(probe.count)])])
-        found = [
-            Part(node.name, dim, False, probe.units[node, dim], total / count)
-            for (node, dim), total in zip(probe.sums, sums, strict=True)
-        ]
-        return of_places(evidence, found, self.reduction)
+        probe = _Probe(evidence, Taps(evidence), self.together)
+        given = evidence.calibration.each()
+        totals, many = streamed(given, probe.read, [*probe.sums.values()])
+        seen = {
+            place: (units, total / many)
+            for (place, units), total in zip(probe.units.items(), totals, strict=True)
+        }
+        return of_places(evidence, seen, self.reduction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +82,13 @@ class _Tap(torch.nn.Module):
 class _Probe:
     """Run the loss on a tapped copy, batch after batch, and add up a number for each unit."""
 
-    def __init__(self, evidence: Evidence, together: bool) -> None:
+    def __init__(self, evidence: Evidence, taps: Taps, together: bool) -> None:
         self._evidence, self._together = evidence, together
-        self._places: Mapping[fx.Node, Mapping[int, Ids]] = Taps(evidence).places
+        self._places = taps.places
         self._seen: list[_Seen] = []
         self._module = self._tapped()
-        order = [node for node in evidence.module.graph.nodes if node in self._places]
-        guards = {(node, dim): g for node in order for dim, g in self._places[node].items()}
-        self.units = {place: np.unique(g[g > 0]) for place, g in guards.items()}
+        self.units = {place: np.unique(g[g > 0]) for place, g in taps}
         self.sums = {place: np.zeros(len(units)) for place, units in self.units.items()}
-        self.count = 0
 
     def _tapped(self) -> fx.GraphModule:
         given = self._evidence.module
@@ -114,21 +104,19 @@ class _Probe:
         copy.recompile()
         return copy.eval()
 
-    def read(self) -> None:
-        """Run every batch; the memory is that of one."""
-        for number, batch in self._evidence.calibration.each():
-            loss = self._run(number, batch)
-            if changed := [one for one in self._seen if one.changed]:
-                for one in changed:
-                    one.tap.copies = True
-                loss = self._run(number, batch)
-            edges = [one.edge for one in self._seen]
-            found = torch.autograd.grad(loss, edges, allow_unused=True) if edges else ()
-            for one, gradient in zip(self._seen, found, strict=True):
-                if gradient is not None:  # else the loss does not depend on it
-                    product = one.value * gradient.conj()
-                    self._add(one.tap.node, product.real if product.is_complex() else product)
-            self.count += 1
+    def read(self, numbered: tuple[int, Any]) -> None:
+        """Run one batch, given with its number."""
+        loss = self._run(*numbered)
+        if changed := [one for one in self._seen if one.changed]:
+            for one in changed:
+                one.tap.copies = True
+            loss = self._run(*numbered)
+        edges = [one.edge for one in self._seen]
+        found = derived(loss, edges) if edges else ()
+        for one, gradient in zip(self._seen, found, strict=True):
+            if gradient is not None:  # else the loss does not depend on it
+                product = held(torch.mul, one.value, gradient.conj())
+                self._add(one.tap.node, product.real if product.is_complex() else product)
         self._seen.clear()
 
     def _run(self, number: int, batch: Any) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""What flows through a unit, streamed over batches: magnitude, mean, zeros, spread."""
+"""Activations of units, streamed over batches: magnitude, mean, zeros, spread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,14 +11,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune import ranks
-from fxprune.blocks import BlockTarget
-from fxprune.calibration import detached, leaves_of
 from fxprune.errors import CalibrationError
 from fxprune.guards import Ids
-from fxprune.metrics.footprint import Part, of_targets, reduced, scattered
+from fxprune.metrics.calibration import detached, leaves_of, streamed
+from fxprune.metrics.footprint import scattered
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
-from fxprune.metrics.taps import Taps
+from fxprune.metrics.taps import EVERY, Taps, of_places
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,114 +28,79 @@ class Moments:
     zero: Scores
 
 
-EVERY = -1  # in place of a dimension: every entry by itself, of each example
 Statistic = Callable[[Moments], Scores]
+
+
+@dataclass(frozen=True)
+class Observed(ABC):
+    """Score units by a statistic of their activations; a metric is a class of this and says which.
+
+    It is taken of all entries at a place, over all batches, and reduced over the places at which
+    the unit is seen.
+    """
+
+    reduction: Reduction = "mean"
+    needs: ClassVar[Needs] = "batches"
+    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
+
+    def score(self, evidence: Evidence) -> list[Scores]:
+        """Run the batches and return the statistic, one array `[units]` a target.
+
+        Raises CalibrationError where there is no batch, the model refuses one, or a target's units
+        are seen nowhere in the graph.
+        """
+        reader = _Reader(evidence, Taps(evidence))
+        with torch.no_grad():
+            sums, _ = streamed(evidence.calibration.each(), reader.read, [*reader.sums.values()])
+        seen = {
+            (node, dim): _of_units(node.name, reader.places[node][dim], rows, self.statistic)
+            for (node, dim), rows in zip(reader.sums, sums, strict=True)
+        }
+        return of_places(evidence, seen, self.reduction)
+
+    @abstractmethod
+    def statistic(self, moments: Moments) -> Scores:
+        """Return a number of every unit, `[units]`."""
 
 
 @metric("activation")
 @dataclass(frozen=True)
-class Activation:
+class Activation(Observed):
     """Take √E[x²] over the entries of the unit's activation: its L2 magnitude, an entry."""
 
-    reduction: Reduction = "mean"
-    needs: ClassVar[Needs] = "batches"
-    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
-
-    def score(self, evidence: Evidence) -> list[Scores]:
-        """Return √E[x²] reduced over the places it is seen at, one array `[units]` a target."""
-        return observed(evidence, self.reduction, lambda m: np.sqrt(m.square))
+    def statistic(self, moments: Moments) -> Scores:
+        """Return √E[x²]."""
+        return np.sqrt(moments.square)
 
 
 @metric("mean-activation")
 @dataclass(frozen=True)
-class MeanActivation:
+class MeanActivation(Observed):
     """Take E[x] over the entries of the unit's activation (Molchanov et al., arXiv:1611.06440)."""
 
-    reduction: Reduction = "mean"
-    needs: ClassVar[Needs] = "batches"
-    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
-
-    def score(self, evidence: Evidence) -> list[Scores]:
-        """Return E[x] reduced over the places it is seen at, one array `[units]` a target."""
-        return observed(evidence, self.reduction, lambda m: m.mean)
+    def statistic(self, moments: Moments) -> Scores:
+        """Return E[x]."""
+        return moments.mean
 
 
 @metric("apoz")
 @dataclass(frozen=True)
-class Apoz:
+class Apoz(Observed):
     """Take 1 − the average percentage of zeros of the activation (Hu et al., arXiv:1607.03250)."""
 
-    reduction: Reduction = "mean"
-    needs: ClassVar[Needs] = "batches"
-    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
-
-    def score(self, evidence: Evidence) -> list[Scores]:
-        """Return 1 − E[x = 0] reduced over the places, one array `[units]` a target."""
-        return observed(evidence, self.reduction, lambda m: 1.0 - m.zero)
+    def statistic(self, moments: Moments) -> Scores:
+        """Return 1 − E[x = 0]."""
+        return 1.0 - moments.zero
 
 
 @metric("activation-std")
 @dataclass(frozen=True)
-class ActivationStd:
+class ActivationStd(Observed):
     """Take √(E[x²] − E[x]²): what is constant can be folded into the next bias."""
 
-    reduction: Reduction = "mean"
-    needs: ClassVar[Needs] = "batches"
-    grain: ClassVar[tuple[str, ...]] = ("units", "activations")
-
-    def score(self, evidence: Evidence) -> list[Scores]:
-        """Return the deviation reduced over the places, one array `[units]` a target."""
-        spread: Statistic = lambda m: np.sqrt(np.maximum(m.square - m.mean**2, 0.0))  # noqa: E731
-        return observed(evidence, self.reduction, spread)
-
-
-def observed(evidence: Evidence, reduction: Reduction, statistic: Statistic) -> list[Scores]:
-    """Run the batches and return a statistic of every unit, one array `[units]` a target.
-
-    Raises CalibrationError where there is no batch, the model refuses one, or a target's units are
-    seen nowhere in the graph.
-    """
-    places = {node: dict(dims) for node, dims in Taps(evidence).places.items()}
-    for node, owners in sites_of(evidence).items():
-        places.setdefault(node, {})[EVERY] = owners
-    reader = _Reader(evidence, places)
-
-    def stream() -> None:
-        for number, batch in evidence.calibration.each():
-            leaves = leaves_of(evidence.module, evidence.signature, number, batch)
-            reader.read(number, leaves)
-
-    with torch.no_grad():
-        ranks.together(stream)
-    sums = dict(zip(reader.sums, ranks.totals([*reader.sums.values()]), strict=True))
-    found = [
-        Part(node.name, dim, False, *_of_units(node.name, g, sums[node, dim], statistic))
-        for node, dims in reader.places.items()
-        for dim, g in dims.items()
-    ]
-    return of_places(evidence, found, reduction)
-
-
-def sites_of(evidence: Evidence) -> dict[fx.Node, Ids]:
-    """Return the nodes whose entries are masked, each with the unit of every entry, `[n, 1]`."""
-    nodes = {node.name: node for node in evidence.module.graph.nodes}
-    blocks = [t for t in evidence.targets if isinstance(t, BlockTarget) and t.site]
-    return {nodes[target.site]: target.owners()[:, None] for target in blocks}
-
-
-def of_places(evidence: Evidence, found: list[Part], reduction: Reduction) -> list[Scores]:
-    """Return numbers reduced over the places they were seen at, one array `[units]` a target.
-
-    Raises CalibrationError where a target's units are seen nowhere in the graph.
-    """
-    total, count = reduced(found, reduction, evidence.coupling.guards.size)
-    for target in evidence.targets:
-        if not count[target.units].all():
-            raise CalibrationError(
-                f"metric: no activation of {target.name} is seen in the graph; exclude it, or "
-                "choose a metric of weights"
-            )
-    return of_targets(evidence, total)
+    def statistic(self, moments: Moments) -> Scores:
+        """Return the deviation."""
+        return np.sqrt(np.maximum(moments.square - moments.mean**2, 0.0))
 
 
 def _of_units(name: str, g: Ids, sums: Scores, statistic: Statistic) -> tuple[Ids, Scores]:
@@ -155,19 +119,16 @@ def _of_units(name: str, g: Ids, sums: Scores, statistic: Statistic) -> tuple[Id
 class _Reader(fx.Interpreter):
     """Run the graph and add up count, Σx, Σx², Σ[x = 0] of each index at each place, in float64."""
 
-    def __init__(self, evidence: Evidence, places: Mapping[fx.Node, Mapping[int, Ids]]) -> None:
+    def __init__(self, evidence: Evidence, taps: Taps) -> None:
         module = detached(evidence.module, gradients=False)
         super().__init__(module, graph=evidence.module.graph)
-        order = {node: k for k, node in enumerate(evidence.module.graph.nodes)}
-        self.places = {node: places[node] for node in sorted(places, key=order.__getitem__)}
-        self.sums = {
-            (node, dim): np.zeros((4, len(g)))
-            for node, dims in self.places.items()
-            for dim, g in dims.items()
-        }
+        self._evidence, self.places = evidence, taps.places
+        self.sums = {place: np.zeros((4, len(g))) for place, g in taps}
 
-    def read(self, number: int, leaves: list[Any]) -> None:
-        """Run one batch, given as the graph's inputs."""
+    def read(self, numbered: tuple[int, Any]) -> None:
+        """Run one batch, given with its number."""
+        number, batch = numbered
+        leaves = leaves_of(self._evidence.module, self._evidence.signature, number, batch)
         try:
             self.run(*leaves, enable_io_processing=False)
         except Exception as error:  # the operators raise what they like

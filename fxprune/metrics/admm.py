@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.metrics.footprint import of_targets, parts, reduced
+from fxprune.metrics.footprint import parts, scored, single
 from fxprune.metrics.learning import begins, trained
 from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, Seen, metric
 
@@ -57,7 +57,7 @@ class Admm:
             learned.pop(f"admm-u:{name}", None)
             return
         gap, weight = learned.get(f"admm-u:{name}"), parameter.detach().float()
-        goal = (weight if gap is None else weight + gap) * keep.to(weight.device)
+        goal = (weight if gap is None else weight + gap) * keep
         learned[f"admm-z:{name}"] = goal
         learned[f"admm-u:{name}"] = torch.zeros_like(goal) if gap is None else gap + weight - goal
 
@@ -66,10 +66,8 @@ class Admm:
 
         def squares(name: str, tensor: torch.Tensor) -> torch.Tensor:
             gap = evidence.learned.get(f"admm-u:{name}")
-            whole = tensor.float() if gap is None else tensor.float() + gap
+            whole = single(tensor) if gap is None else single(tensor) + gap
             return whole.abs().square()
 
-        size = evidence.coupling.guards.size
-        return of_targets(
-            evidence, np.sqrt(reduced(parts(evidence, squares), self.reduction, size)[0])
-        )
+        found = scored(evidence, parts(evidence, squares), self.reduction)
+        return [np.sqrt(one) for one in found]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, Literal, TypeAlias
 
@@ -17,12 +18,12 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.blocks import BlockTarget
-from fxprune.calls import arguments
+from fxprune.errors import FxpruneError
+from fxprune.graphs import arguments, attribute
 from fxprune.guards import Ids, numbered
 from fxprune.metrics.registry import Evidence, Reduction, Scores
-from fxprune.program import attribute
-from fxprune.rules.site import TensorGuard
+from fxprune.rules import TensorGuard
+from fxprune.targets import BlockTarget
 
 aten = torch.ops.aten
 
@@ -89,25 +90,57 @@ def parts(
     whole = len(evidence.targets) > sum(map(len, blocks.values()))
     places: dict[int, Places] = {}  # of the variables of a guard, which many axes share
     for node, tensor, guards in parameters(evidence):
-        name, found = str(node.target), dict[int, list[torch.Tensor]]()
+        name = str(node.target)
         guarded = [dim for dim, g in enumerate(guards) if g.shape[1]] if whole else []
         inside = blocks.get(name, [])
         if not (guarded or inside) or not tensor.numel():
             continue
-        with torch.no_grad():
-            for piece in _pieces(tensor) if elementwise and not inside else [tensor]:
-                if (entries := measure(name, piece)) is not None:
-                    for dim in guarded:
-                        found.setdefault(dim, []).append(_rows(entries, dim, within))
-        for target in inside:
-            if entries is not None:
-                values = target.grid.pooled(entries, within)[target.index]
-                yield Part(target.tensor, -1, True, target.units, values)
-        for dim, rows in found.items():
+        pieces = _pieces(tensor) if elementwise and not inside else [tensor]
+        rows, values = _measured(pieces, partial(measure, name), guarded, inside, within)
+        for target, one in zip(inside, values, strict=False):
+            yield Part(target.tensor, -1, True, target.units, one)
+        for dim, of_rows in rows.items():
             g = guards[dim]
             where = places.get(id(g)) or places.setdefault(id(g), places_of(g))
-            values = _put(where, _whole(rows, dim, within), within)
-            yield Part(name, dim, makes(node, dim), where[0], values)
+            yield Part(name, dim, makes(node, dim), where[0], _put(where, of_rows, within))
+
+
+@torch.no_grad()
+def _measured(
+    pieces: Sequence[torch.Tensor],
+    measure: Callable[[torch.Tensor], torch.Tensor | None],
+    dims: Sequence[int],
+    inside: Sequence[BlockTarget],
+    within: str,
+) -> tuple[dict[int, Scores], list[Scores]]:
+    """Return what a parameter amounts to along some axes, and in the blocks of some targets.
+
+    What is beyond single precision, as the square of a large weight, is measured in double.
+    """
+    for wide in (False, True):
+        rows, blocks = dict[int, list[torch.Tensor]](), list[Scores]()
+        for piece in pieces:
+            entries = measure(widened(piece) if wide else piece)
+            if entries is None:
+                return {}, []
+            entries = widened(entries) if wide else entries
+            for dim in dims:
+                rows.setdefault(dim, []).append(_rows(entries, dim, within))
+            blocks = [target.grid.pooled(entries, within)[target.index] for target in inside]
+        found = {dim: _whole(of_dim, dim, within) for dim, of_dim in rows.items()}
+        if all(np.isfinite(values).all() for values in (*found.values(), *blocks)):
+            break
+    return found, blocks
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return numbers in double precision."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def single(tensor: torch.Tensor) -> torch.Tensor:
+    """Return real numbers in single precision, those of double as they are."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -216,3 +249,20 @@ def reduced(found: Iterable[Part], reduction: Reduction, size: int) -> tuple[Sco
 def of_targets(evidence: Evidence, total: Scores) -> list[Scores]:
     """Return the numbers of each target's units, one array `[units]` a target."""
     return [total[target.units] for target in evidence.targets]
+
+
+def scored(
+    evidence: Evidence,
+    found: Iterable[Part],
+    reduction: Reduction,
+    lacking: Callable[[str], FxpruneError] | None = None,
+) -> list[Scores]:
+    """Return parts reduced, one array `[units]` a target; a unit that has no part scores 0.
+
+    Where there is no score without a part, `lacking` makes the error from the target's name.
+    """
+    total, count = reduced(found, reduction, evidence.coupling.guards.size)
+    for target in evidence.targets:
+        if lacking is not None and not count[target.units].all():
+            raise lacking(target.name)
+    return of_targets(evidence, total)

@@ -7,22 +7,24 @@ in the memory of one more copy of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch.autograd.graph import GradientEdge
 from torch.utils import _pytree as pytree
 
-from fxprune import ranks
-from fxprune.calibration import detached
+from fxprune import distributed
 from fxprune.errors import CalibrationError, FxpruneError, first_line
-from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
+from fxprune.graphs import attribute
+from fxprune.metrics.calibration import detached, streamed
+from fxprune.metrics.footprint import parameters, parts, scored, single, widened
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
-from fxprune.program import attribute
 
 Tensors = dict[str, torch.Tensor]  # one a parameter, by the name under which the graph reads it
+LARGE = 1e30  # what a sum of many terms is of, in single precision
 Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of gradient and weight
 
 
@@ -60,20 +62,16 @@ class TaylorFirstOrder:
         if not self.together:
             squares = averaged(evidence, batches(evidence), lambda g, w: (g * w).square())
             return _summed(evidence, squares, self.reduction)
-        total, count = [np.zeros(len(target)) for target in evidence.targets], np.zeros(1)
+        sums = [np.zeros(len(target)) for target in evidence.targets]
 
-        def stream() -> None:
-            for found in gradients(evidence, batches(evidence)):
-                weights = {name: attribute(evidence.module, name).detach() for name in found}
-                change = {name: g * weights[name] for name, g in found.items()}
-                each = _summed(evidence, change, self.reduction)
-                for one, more in zip(total, each, strict=True):
-                    one += np.abs(more)
-                count[0] += 1
+        def add(found: Tensors) -> None:
+            weights = {name: attribute(evidence.module, name).detach() for name in found}
+            change = {name: held(torch.mul, g, weights[name]) for name, g in found.items()}
+            for one, more in zip(sums, _summed(evidence, change, self.reduction), strict=True):
+                one += np.abs(more)
 
-        ranks.together(stream)
-        *total, count = ranks.totals([*total, count])
-        return [one / count[0] for one in total]
+        total, many = streamed(gradients(evidence, batches(evidence)), add, sums)
+        return [one / many for one in total]
 
 
 @metric("fisher")
@@ -132,23 +130,36 @@ def examples(batch: Any) -> Iterator[Any]:
 def averaged(evidence: Evidence, given: Iterator[tuple[int, Any]], term: Term) -> Tensors:
     """Return the mean over batches of a term of each gradient and its weight."""
     total: Tensors = {}
-    count = np.zeros(1)
 
-    def stream() -> None:
-        for found in gradients(evidence, given):
-            for name, g in found.items():
-                one = term(g, attribute(evidence.module, name).detach())
-                total[name] = total[name].add_(one) if name in total else one.clone()
-            count[0] += 1
+    def add(found: Tensors) -> None:
+        for name, g in found.items():
+            one = held(term, g, attribute(evidence.module, name).detach())
+            before = total.get(name)
+            if before is not None and before.dtype != one.dtype:
+                before, one = before.double(), one.double()
+            total[name] = one.clone() if before is None else before.add_(one)
 
     with torch.no_grad():
-        ranks.together(stream)
-        (many,) = ranks.total(count)
-        return {name: ranks.summed(tensor).div_(many) for name, tensor in total.items()}
+        _, many = streamed(gradients(evidence, given), add)
+        flags = [float(one.dtype == torch.float64) for one in total.values()]
+        wide = distributed.total(np.array(flags))
+        for name in (name for name, one in zip(total, wide, strict=True) if one):
+            total[name] = total[name].double()  # as some other process has it
+        return {name: distributed.summed(tensor).div_(many) for name, tensor in total.items()}
+
+
+def held(term: Term, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Return a term of each gradient and its weight, in double where single would not hold it."""
+    found = term(g, w)
+    if found.numel() and not float(found.abs().max()) < LARGE:
+        found = term(widened(g), widened(w))
+    return found
 
 
 def gradients(evidence: Evidence, given: Iterator[tuple[int, Any]]) -> Iterator[Tensors]:
-    """Yield for every batch the gradients of all parameters that guards can shrink, in float32.
+    """Yield for every batch the gradients of all parameters that guards can shrink.
+
+    They are in float32, or in float64 where the parameter is.
 
     Raises CalibrationError where there is no batch, or the loss is not a finite scalar tensor that
     depends on the parameters.
@@ -160,13 +171,29 @@ def gradients(evidence: Evidence, given: Iterator[tuple[int, Any]]) -> Iterator[
     number = -1
     for number, batch in given:
         loss = checked_loss(evidence, copy, number, batch)
-        found = torch.autograd.grad(loss, [*free.values()], allow_unused=True)
+        found = derived(loss, [*free.values()])
         yield {
-            name: (torch.zeros_like(w) if g is None else g).detach().float()
+            name: single((torch.zeros_like(w) if g is None else g).detach())
             for (name, w), g in zip(free.items(), found, strict=True)
         }
     if number < 0:
         raise CalibrationError("calibrate: the batches hold no example; give tensors with some")
+
+
+def derived(
+    loss: torch.Tensor, tensors: Sequence[torch.Tensor] | Sequence[GradientEdge]
+) -> tuple[torch.Tensor | None, ...]:
+    """Return the gradients of a loss, None where it does not depend on a tensor.
+
+    Raises CalibrationError where torch has none, as of what is written to in place twice.
+    """
+    try:
+        return torch.autograd.grad(loss, tensors, allow_unused=True)
+    except RuntimeError as error:
+        raise CalibrationError(
+            f"loss: torch cannot differentiate the model: {first_line(error)}; "
+            "choose a metric without gradients"
+        ) from error
 
 
 def checked_loss(
@@ -176,10 +203,10 @@ def checked_loss(
 
     Raises CalibrationError where it raises, or is not one finite number with a gradient.
     """
-    assert evidence.calibration.loss is not None
+    given = evidence.calibration.given_loss()
     try:
         with torch.enable_grad():
-            loss: Any = evidence.calibration.loss(module, batch)
+            loss: Any = given(module, batch)
     except FxpruneError:
         raise
     except Exception as error:  # the caller's function raises what it likes
@@ -208,5 +235,4 @@ def checked_loss(
 
 
 def _summed(evidence: Evidence, entries: Tensors, reduction: Reduction) -> list[Scores]:
-    found = parts(evidence, lambda name, _: entries.get(name))
-    return of_targets(evidence, reduced(found, reduction, evidence.coupling.guards.size)[0])
+    return scored(evidence, parts(evidence, lambda name, _: entries.get(name)), reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxprune.program import attribute
+from fxprune.graphs import attribute
 
 
 def trained(module: fx.GraphModule) -> list[str]:

@@ -8,14 +8,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fxprune.metrics.footprint import of_targets, parts, reduced
+from fxprune.metrics.footprint import of_targets, parts, reduced, scored, single
 from fxprune.metrics.registry import Evidence, Needs, Reduction, Scores, metric
 
 
 @metric("l1")
 @dataclass(frozen=True)
 class L1:
-    """Sum |w| over every weight that leaves with the unit."""
+    """Sum |w| over every weight that is removed with the unit."""
 
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "nothing"
@@ -28,7 +28,7 @@ class L1:
 @metric("l2")
 @dataclass(frozen=True)
 class L2:
-    """Take √Σw² over every weight that leaves with the unit."""
+    """Take √Σw² over every weight that is removed with the unit."""
 
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "nothing"
@@ -41,7 +41,7 @@ class L2:
 @metric("linf")
 @dataclass(frozen=True)
 class Linf:
-    """Take max |w| over every weight that leaves with the unit."""
+    """Take max |w| over every weight that is removed with the unit."""
 
     reduction: Reduction = "max"
     needs: ClassVar[Needs] = "nothing"
@@ -49,8 +49,7 @@ class Linf:
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return max |w| a part, reduced over the parts; one array `[units]` a target."""
         found = parts(evidence, lambda _, tensor: tensor.abs(), "max", elementwise=True)
-        total, _ = reduced(found, self.reduction, evidence.coupling.guards.size)
-        return of_targets(evidence, total)
+        return scored(evidence, found, self.reduction)
 
 
 def power_sums(evidence: Evidence, power: int, reduction: Reduction = "sum") -> Scores:
@@ -60,7 +59,7 @@ def power_sums(evidence: Evidence, power: int, reduction: Reduction = "sum") -> 
 
 
 def _power(tensor: torch.Tensor, power: int) -> torch.Tensor:
-    """Return |w|^power of every entry, in single precision."""
+    """Return |w|^power of every entry, in single precision, or double where that is given."""
     if power == 2 and not tensor.is_complex():
-        return tensor.float().square()
-    return tensor.abs().float().pow_(power)
+        return single(tensor).square()
+    return single(tensor.abs()).pow_(power)

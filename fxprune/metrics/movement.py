@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import CallbackError
-from fxprune.metrics.footprint import of_targets, parts, reduced
+from fxprune.metrics.footprint import parts, scored
 from fxprune.metrics.learning import trained
 from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, Seen, metric
 
@@ -35,8 +35,8 @@ class Movement:
     rate and penalty would depend on how large gradients are. A block has one S, moved by the sum of
     its g·w (Lagunas et al. 2021, arXiv:2109.04838), and so has a single weight; a unit of several
     tensors has the mean S of its weights. The score is σ(S), 1/2 at first, and the allocation
-    "threshold" takes what falls below its own: how much leaves, and of which tensor, is learned,
-    more the higher the penalty.
+    "threshold" removes what falls below its own: how much, and of which tensor, is learned, more
+    the higher the penalty.
     """
 
     mode: Literal["hard", "soft"] = "hard"
@@ -84,23 +84,24 @@ class Movement:
 
         Raises CallbackError where no backward pass reached a weight of some target.
         """
-        size = evidence.coupling.guards.size
         found = parts(evidence, lambda name, _: evidence.learned.get(f"movement:{name}"))
-        total, count = reduced(found, self.reduction, size)
-        for target in evidence.targets:
-            if not count[target.units].all():
-                raise CallbackError(
-                    f"fine_tune: no backward pass with finite gradients reached the weights of "
-                    f"{target.name}, and movement learns from them; train them, or exclude it"
-                )
+        total = scored(evidence, found, self.reduction, _unreached)
         if self.mode == "hard":
-            return of_targets(evidence, total)
+            return total
 
         def ones(name: str, tensor: torch.Tensor) -> torch.Tensor | None:
             return torch.ones_like(tensor) if f"movement:{name}" in evidence.learned else None
 
-        weights, _ = reduced(parts(evidence, ones), "sum", size)
-        return of_targets(evidence, _sigmoid(total / np.maximum(weights, 1.0)))
+        weights = scored(evidence, parts(evidence, ones), "sum")
+        pairs = zip(total, weights, strict=True)
+        return [_sigmoid(one / np.maximum(many, 1.0)) for one, many in pairs]
+
+
+def _unreached(target: str) -> CallbackError:
+    return CallbackError(
+        f"fine_tune: no backward pass with finite gradients reached the weights of {target}, and "
+        "movement learns from them; train them, or exclude it"
+    )
 
 
 def _sigmoid(scores: Scores) -> Scores:

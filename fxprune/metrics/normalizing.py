@@ -8,6 +8,7 @@ import numpy as np
 
 from fxprune.metrics.registry import Scores
 
+LARGE = 1e150
 Normalization = Literal["none", "mean", "max", "sum", "l2", "standard"]
 
 
@@ -21,6 +22,9 @@ def normalized(score: Scores, how: Normalization) -> Scores:
     """
     if how == "none" or not len(score):
         return score
+    largest = float(np.abs(score).max())
+    if largest > LARGE:  # whose square no number holds
+        score = score / largest
     if how == "standard":
         shifted: Scores = (score - score.mean()) / (float(score.std()) or 1.0)
         return shifted

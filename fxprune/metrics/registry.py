@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.blocks import Grid
-from fxprune.calibration import Calibration
+from fxprune.metrics.calibration import Calibration
 from fxprune.program import Signature
 from fxprune.registry import Registry
-from fxprune.rules.site import Coupling
-from fxprune.targets import Target
+from fxprune.rules import Coupling
+from fxprune.targets import Grid, Target
 
 Scores = NDArray[np.float64]
 Needs: TypeAlias = Literal["nothing", "batches", "batches and loss", "training"]
@@ -54,11 +53,29 @@ class Metric(Protocol):
 Learned = MutableMapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """Hold what metrics have learned in training: tensors by metric and parameter."""
+
+    tensors: Learned = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hold an array of scores `[units]` for each selected target.
+
+    `additive` says that they are changes of one loss, which add up over all targets.
+    """
+
+    scores: tuple[Scores, ...]
+    additive: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """Hold what one backward pass brings to one parameter, before it is accumulated.
 
-    `grid` says into which blocks the parameter is cut, where it is its blocks that may leave.
+    `grid` says into which blocks the parameter is cut, where it is its blocks that may be masked.
     """
 
     name: str
@@ -72,7 +89,7 @@ class Learner(Protocol):
     """A metric that learns while the module is fine-tuned (it `needs` "training").
 
     What it learns are tensors by `quantity:parameter`, of the parameter's shape: they are cut with
-    the parameter when units leave, and saved in checkpoints. `settles` says that it wants to hear
+    the parameter when units are removed, and saved in checkpoints. `settles` says that it is told
     between fine-tunings what would be kept.
     """
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxprune.calls import arguments
 from fxprune.errors import SpecError
-from fxprune.metrics.footprint import of_targets, parameters, parts, reduced
+from fxprune.graphs import arguments
+from fxprune.metrics.footprint import parameters, parts, scored
 from fxprune.metrics.learning import begins, trained
 from fxprune.metrics.registry import Evidence, Learned, Needs, Reduction, Scores, Seen, metric
 
@@ -62,14 +62,13 @@ class Slim:
         """
         scales = {str(node.target) for node, *_ in parameters(evidence) if is_scale(node)}
         found = parts(evidence, lambda name, tensor: tensor.abs() if name in scales else None)
-        total, count = reduced(found, self.reduction, evidence.coupling.guards.size)
-        for target in evidence.targets:
-            if not count[target.units].all():
-                raise SpecError(
-                    f"metric: slim: no norm with a weight scales {target.name}; exclude it, or "
-                    "choose another metric"
-                )
-        return of_targets(evidence, total)
+        return scored(evidence, found, self.reduction, _unscaled)
+
+
+def _unscaled(target: str) -> SpecError:
+    return SpecError(
+        f"metric: slim: no norm with a weight scales {target}; exclude it, or choose another metric"
+    )
 
 
 def is_scale(node: fx.Node) -> bool:

@@ -1,36 +1,40 @@
 """Where the graph is tapped to see a unit's activation.
 
 A unit's activation is what a *consumer* is about to sum over: an operand of a contraction along an
-axis that the contraction does away with. From there the walk goes back, over what only moves or
+axis that the result lacks. From there the walk goes back, over what only moves or
 pools, to the last operator that computes: the pointwise operator or norm in front. So the channels
-of conv, batch norm, ReLU, pool, conv are seen after the ReLU, and heads where attention leaves them
+of conv, batch norm, ReLU, pool, conv are seen after the ReLU, and heads where attention gives them
 an axis of their own. What no contraction reads is seen where it first appears.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import numpy as np
 import torch
 from torch import fx
 
-from fxprune.calls import arguments
-from fxprune.coupling import rule_for
+from fxprune.errors import CalibrationError
+from fxprune.graphs import arguments
 from fxprune.guards import Ids
-from fxprune.metrics.registry import Evidence
-from fxprune.rules.pointwise import is_pointwise
-from fxprune.rules.site import TensorGuard, Value, tensor_meta
+from fxprune.metrics.footprint import Part, scored
+from fxprune.metrics.registry import Evidence, Reduction, Scores
+from fxprune.rules import TensorGuard, Value, is_pointwise, tensor_meta
+from fxprune.targets import BlockTarget, rule_for
 
 COMPUTES = ("norm", "softmax")  # by name: neither pointwise nor a mere movement
+EVERY = -1  # in place of a dimension: every entry by itself, of each example
+Place = tuple[fx.Node, int]
 
 
 class Taps:
     """Find for every target the nodes and dimensions at which its units are seen.
 
-    `places[node][dim]` are the variables seen there: the dimension's normalised guard, 0 where a
-    variable is not of a target that is tapped there.
+    `places[node][dim]` are the variables seen there, in the order of the graph: the dimension's
+    normalised guard, 0 where a variable is not of a target that is tapped there. Where entries are
+    masked, `dim` is `EVERY`, and there is a variable for each of them, `[n, 1]`.
     """
 
     def __init__(self, evidence: Evidence) -> None:
@@ -50,10 +54,22 @@ class Taps:
                     self._tap(found, self._settled(operand, k), k)
                     done.add(k)
         self._rest(found, evidence, set(range(len(evidence.targets))) - done)
-        self.places = {
-            node: {d: self._only(self.guards(node)[d], ks) for d, ks in sorted(dims.items())}
-            for node, dims in found.items()
-        }
+        sites = {one.site: one for one in evidence.targets if isinstance(one, BlockTarget)}
+        self.places: dict[fx.Node, dict[int, Ids]] = {}
+        for node in evidence.module.graph.nodes:
+            for dim, ks in sorted(found.get(node, {}).items()):
+                self._at(node)[dim] = self._only(self.guards(node)[dim], ks)
+            if node.name in sites:
+                self._at(node)[EVERY] = sites[node.name].owners()[:, None]
+
+    def __iter__(self) -> Iterator[tuple[Place, Ids]]:
+        """Yield every place with what is seen there."""
+        for node, dims in self.places.items():
+            for dim, g in dims.items():
+                yield (node, dim), g
+
+    def _at(self, node: fx.Node) -> dict[int, Ids]:
+        return self.places.setdefault(node, {})
 
     def guards(self, node: fx.Node) -> tuple[Ids, ...]:
         """Return the normalised guards of a node's one tensor; of anything else, none."""
@@ -146,6 +162,24 @@ class Taps:
                 for k in here if meta.is_floating_point() else ():
                     self._tap(found, node, k)
                     missing = missing - {k}
+
+
+def of_places(
+    evidence: Evidence, seen: Mapping[Place, tuple[Ids, Scores]], reduction: Reduction
+) -> list[Scores]:
+    """Return numbers of the units seen at each place, reduced: one array `[units]` a target.
+
+    Raises CalibrationError where a target's units are seen nowhere in the graph.
+    """
+
+    def lacking(target: str) -> CalibrationError:
+        return CalibrationError(
+            f"metric: no activation of {target} is seen in the graph; exclude it, or "
+            "choose a metric of weights"
+        )
+
+    found = (Part(node.name, dim, False, *one) for (node, dim), one in seen.items())
+    return scored(evidence, found, reduction, lacking)
 
 
 def _summed(node: fx.Node, operand: fx.Node, weight: fx.Node) -> int | None:

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fxprune.cost import Cost
-from fxprune.cost_terms import Term, of_bytes, of_macs, of_params
+from fxprune.cost import Cost, Term
+from fxprune.cost.terms import of_bytes, of_macs, of_params
 from fxprune.guards import Mask
 from fxprune.objectives.registry import Objective, objective
 
@@ -28,7 +28,7 @@ class Ratio(Objective):
 
     @property
     def sparsity(self) -> float:
-        """Return the share that is to go."""
+        """Return the share to remove."""
         return self.goal
 
     def at(self, sparsity: float) -> Ratio:
@@ -48,7 +48,7 @@ class Params(Objective):
         return cost.params(alive) - cost.masked(alive)
 
     def terms(self, cost: Cost) -> Sequence[Term] | None:
-        """Return a term a tensor; what masks leave of one is no function of its sizes."""
+        """Return a term a tensor; what a mask keeps of one is no function of its sizes."""
         return None if cost.blocks else of_params(cost)
 
     def whole(self, cost: Cost) -> float:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
 
-from fxprune.cost import Cost
-from fxprune.cost_terms import Term, constant, of_macs
+from fxprune.cost import Cost, Term
+from fxprune.cost.terms import constant, of_macs
 from fxprune.guards import Mask
 from fxprune.objectives.registry import Objective, Share, objective
 
@@ -37,7 +37,7 @@ def _time(text: str) -> str:
 
 
 class Model(Protocol):
-    """Foretell latencies as shares of the original's."""
+    """Predict latencies as shares of the original's."""
 
     @property
     def roundings(self) -> tuple[int, ...]:
@@ -59,19 +59,21 @@ class Latency(Objective):
     over a lattice of widths and remembered in a `table`: a file, the one in the user's cache if
     none is named. On other devices, and where the graph does not show its widths, it is the MACs.
     What is built is measured, the prediction corrected, overhead + (1 − overhead) · prediction in
-    shares of the original's latency, and the choice made anew, until what was asked is met.
+    shares of the original's latency, and the choice made again, until the goal is met.
     """
 
     goal: Share | Annotated[str, AfterValidator(_time)]  # type: ignore[assignment]
     device: str = "ort-cpu"
-    threads: Annotated[int, Field(ge=1)] = 1
-    batch: Annotated[int, Field(ge=1)] | None = None  # 1, or what the model was captured with
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    batch: Annotated[int, Field(ge=1, le=2**16)] | None = (
+        None  # 1, or what the model was captured with
+    )
     overhead: Annotated[float, Field(gt=-4.0, lt=1.0)] = 0.0
     table: str | None = None
     unit: ClassVar[str] = "ms"
 
     def timed(self, model: Model) -> Timed:
-        """Return the objective that foretells by a model of kernels instead of MACs."""
+        """Return the objective that predicts by a model of kernels instead of MACs."""
         return Timed(**{f.name: getattr(self, f.name) for f in fields(Latency)}, model=model)
 
     def count(self, cost: Cost, alive: Mask) -> float:
@@ -90,7 +92,7 @@ class Latency(Objective):
 
     @property
     def sparsity(self) -> float:
-        """Return the share that is to go; of a time, once it is known what the original takes."""
+        """Return the share to remove; of a time, once it is known what the original takes."""
         if isinstance(self.goal, str):
             raise ValueError(f"{self.goal}: not yet related to the original's latency")
         return 1.0 - self.goal
@@ -102,13 +104,13 @@ class Latency(Objective):
         return replace(self, goal=min(1.0, milliseconds(self.goal) / original))
 
     def uncorrected(self, predicted: float) -> float:
-        """Return the share that is foretold without the correction, given that with it."""
+        """Return the share that is predicted without the correction, given that with it."""
         return (predicted - self.overhead) / (1.0 - self.overhead)
 
     def corrected(self, seen: Sequence[tuple[float, float]]) -> Latency:
         """Return the objective with the prediction that fits what was measured.
 
-        `seen` are shares as foretold without correction, with those that were measured. Between
+        `seen` are shares as predicted without correction, with those that were measured. Between
         two that lie on both sides of the goal the next is interpolated, else corrected by the
         ratio of goal and measurement.
         """
@@ -130,7 +132,7 @@ class Latency(Objective):
 
 @dataclass(frozen=True)
 class Timed(Latency):
-    """Foretell by a model of kernels: see `Latency`."""
+    """Predict by a model of kernels: see `Latency`."""
 
     model: Any = None  # a Model
 

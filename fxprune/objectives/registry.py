@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from pydantic import Field
 
-from fxprune.cost import Cost
-from fxprune.cost_terms import Term
+from fxprune.cost import Cost, Term
 from fxprune.guards import Mask
 from fxprune.registry import Registry
 
@@ -43,7 +42,7 @@ class Objective(ABC):
 
         They must sum to `count` whatever is alive: for a latency, say, a table for every kernel
         over the widths that it reads and makes. Without them `optimal` asks `count` for one target
-        after the other, and sees what two cost together only by looking again.
+        after the other, and sees what two cost together only by asking again.
         """
         return None
 
@@ -63,7 +62,7 @@ class Objective(ABC):
 
     @property
     def sparsity(self) -> float:
-        """Return the share that is to go."""
+        """Return the share to remove."""
         return 1.0 - self.goal
 
     def at(self: O, sparsity: float) -> O:

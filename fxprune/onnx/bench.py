@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,34 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ExportError, FileError, InputError
-from .check import Array, open_session, run
-from .costs import costs
-from .reading import Shapes, generate, read, size
-from .turns import Run, clock, in_turn
-
-ROUNDS = 15
-"""Runs of each file at least, where the caller does not say how many."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Hold the median milliseconds of a file and the middle half of all its runs.
-
-    `ratio` is the median of its time over that of the first file in the same round, and
-    `ratio_low` and `ratio_high` are the middle half of those.
-    """
-
-    path: str
-    threads: int
-    batch: int | None
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    rounds: int
+from fxprune.errors import ExportError, FileError, InputError
+from fxprune.onnx.costs import costs
+from fxprune.onnx.reading import Shapes, generate, read, size
+from fxprune.onnx.sessions import Array, open_session, run
+from fxprune.onnx.turns import Timing, clock, timed
 
 
 @dataclass(frozen=True)
@@ -82,41 +58,6 @@ def bench(
         names = list(map(str, paths))
         found += timed(names, runs, count, batch, seconds, repeats, clock=clock(count))
     return found
-
-
-def timed(
-    names: Sequence[str],
-    runs: Sequence[Run],
-    threads: int = 1,
-    batch: int | None = None,
-    seconds: float = 2.0,
-    repeats: int | None = None,
-    **options: Any,
-) -> list[Timing]:
-    """Time runs in turn and compare each with the first; `options` go to `in_turn`."""
-    if repeats is not None:
-        taken = in_turn(runs, rounds=repeats, **options)
-    else:
-        taken = in_turn(runs, rounds=ROUNDS, seconds=seconds * len(runs), **options)
-    return [
-        _timing(n, times, taken[0], threads, batch) for n, times in zip(names, taken, strict=True)
-    ]
-
-
-def _timing(
-    name: str, times: list[float], first: list[float], threads: int, batch: int | None
-) -> Timing:
-    low, median, high = _quartiles([1000 * one for one in times])
-    pairs = [a / b if b else 1.0 for a, b in zip(times, first, strict=True)]
-    below, ratio, above = _quartiles(pairs)
-    return Timing(name, threads, batch, median, low, high, ratio, below, above, len(times))
-
-
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
 
 
 def common_feeds(

@@ -12,54 +12,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..errors import ExportError
-from .feeds import Inputs
-from .turns import in_turn
+from fxprune.errors import ExportError
+from fxprune.onnx.feeds import Inputs
+from fxprune.onnx.sessions import Array, open_session, run
+from fxprune.onnx.turns import clock, in_turn
 
-Array = NDArray[Any]
 TINY = 1e-6
 """Outputs smaller than this count as zero when an error is made relative."""
-
-
-def session_options(
-    threads: int = 1, *, optimized: bool = True, fading: bool = False
-) -> ort.SessionOptions:
-    """Return the options of a session of ONNX Runtime that writes no log lines.
-
-    Not `optimized`, it runs the graph as it is written, node by node. `fading` is for made-up
-    weights: numbers may become so small from layer to layer that arithmetic would be slow.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # Threads that wait for work would take the cores from the session that runs next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1" if fading else "0")
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Weights packed for speed take longer to pack than a run or two gains.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
-def open_session(
-    model: str | os.PathLike[str] | bytes, threads: int = 1, *, optimized: bool = True
-) -> ort.InferenceSession:
-    """Open an ONNX model (a path or its bytes) in ONNX Runtime on the CPU, without log lines.
-
-    Raises `ExportError` when ONNX Runtime refuses the model.
-    """
-    options = session_options(threads, optimized=optimized)
-    source = model if isinstance(model, bytes) else os.fspath(model)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # ONNX Runtime's exception types share no public base class.
-        raise ExportError(f"ONNX Runtime cannot load the model: {_line(problem)}") from problem
 
 
 def feeds_for(
@@ -122,15 +84,6 @@ def relative_error(ours: Array, theirs: Array) -> float:
     return float("inf") if np.isnan(gap) else float(gap)
 
 
-def run(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> list[Array]:
-    """Run one session; raise `ExportError` with ONNX Runtime's reason when it fails."""
-    try:
-        outputs: list[Array] = session.run(None, dict(feeds))
-    except Exception as problem:  # ONNX Runtime's exception types share no public base class.
-        raise ExportError(f"ONNX Runtime cannot run the model: {_line(problem)}") from problem
-    return outputs
-
-
 def compare_latency(
     paths: Sequence[str | os.PathLike[str] | bytes],
     feeds: Mapping[str, Array],
@@ -140,13 +93,10 @@ def compare_latency(
 ) -> list[float]:
     """Return the median milliseconds of each model on the same feeds.
 
-    All models stay open in this process and take turns, so that a busy machine slows all alike;
+    All models are open in this process and take turns, so that a busy machine slows all alike;
     three warm-up runs are not counted. Raises `ExportError` when one cannot be loaded or run.
     """
     sessions = [open_session(path, threads) for path in paths]
     runs = [partial(run, session, feeds) for session in sessions]
-    return [1000 * statistics.median(times) for times in in_turn(runs, rounds=repeats)]
-
-
-def _line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:300]
+    taken = in_turn(runs, rounds=repeats, clock=clock(threads))
+    return [1000 * statistics.median(times) for times in taken]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from .passes.fold import FOLD_LIMIT, Fold
-from .passes.share import Share
-from .passes.unused import Unused
-from .program import OnnxPass, OnnxProgram
+from fxprune.onnx.passes.fold import FOLD_LIMIT, Fold
+from fxprune.onnx.passes.share import Share
+from fxprune.onnx.passes.unused import Unused
+from fxprune.onnx.program import OnnxPass, OnnxProgram
 
 __all__ = ["FOLD_LIMIT", "clean"]
 
@@ -28,7 +28,7 @@ def clean(
         _name_inputs(graph, inputs)
     # Sound: the nodes of a valid graph form a DAG, so an order exists; folding relies on it.
     graph.toposort(recurse_subgraphs=True)
-    # The converter's own metadata stays behind here: it names files of the machine that exports.
+    # The converter's own metadata is dropped here: it names files of the machine that exports.
     program = OnnxProgram(gs.export_onnx(graph))
     passes: list[OnnxPass] = [Fold(), Share(), Unused()] if share else [Fold(), Unused()]
     for one in passes:

@@ -11,20 +11,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..errors import ExportError, FileError, FxpruneError, PassError, root_cause
-from ..files import atomic_write, check_writable
-from .check import Array, open_session, relative_error, run
-from .passes import compaction
-from .passes.fold import FRESH_EVERY_RUN
-from .program import FACT, OnnxPass, OnnxProgram
-from .reading import Shapes, batches, generate, inputs, read
+from fxprune.errors import ExportError, FileError, FxpruneError, PassError, root_cause
+from fxprune.files import atomic_write, check_writable
+from fxprune.onnx.check import relative_error
+from fxprune.onnx.limits import LIMIT, RTOL
+from fxprune.onnx.passes import compaction
+from fxprune.onnx.passes.fold import FRESH_EVERY_RUN
+from fxprune.onnx.program import FACT, OnnxPass, OnnxProgram
+from fxprune.onnx.reading import Shapes, batches, generate, inputs, read
+from fxprune.onnx.sessions import Array, open_session, run
 
 Feeds = Mapping[str, Array]
-LIMIT = 2**31 - 1
-"""Bytes of the largest message that protobuf takes."""
-RTOL = 1e-4
 ROUNDS = 3
-"""Times that the pipeline is run at most: what one pass leaves, an earlier one may use."""
+"""Times that the pipeline is run at most: what one pass makes, an earlier one may use."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +10,13 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from ..errors import ExportError, root_cause
-from .clean import clean
-from .feeds import Inputs
-from .writes import without_writes
-
-LIMIT = 2**31 - 1
-"""Bytes: protobuf refuses larger messages, and so does an ONNX file with its weights inside."""
+from fxprune.capture.untouched import untouched
+from fxprune.errors import ExportError, root_cause
+from fxprune.onnx.clean import clean
+from fxprune.onnx.feeds import Inputs
+from fxprune.onnx.limits import LIMIT
+from fxprune.onnx.quantizers import with_known_grids
+from fxprune.onnx.writes import with_views_told, without_writes
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,19 @@ class Captured:
 def captured(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> Captured:
     """Capture the module with torch.export; blank the outputs that are no tensors."""
     try:
-        program = torch.export.export(module, *inputs, dynamic_shapes=dynamic_shapes, strict=False)
+        with untouched(module, inputs):
+            program = torch.export.export(
+                module, *inputs, dynamic_shapes=dynamic_shapes, strict=False
+            )
     except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
         raise ExportError(
             f"torch.export refuses the model: {root_cause(problem, 300)}"
         ) from problem
-    # The converter traces the program anew and trips over guards on *args; they only assert sizes.
+    # The converter traces the program again and fails on guards on *args; they only assert sizes.
     program._guards_code = []
+    with_known_grids(program)
     without_writes(program)
+    program = with_views_told(program)
     node = program.graph.output_node()
     results = node.args[0]
     assert isinstance(results, (tuple, list))
@@ -69,7 +69,6 @@ def convert(found: Captured, *, share: bool = True) -> onnx.ModelProto:
         raise ExportError(
             f"torch.onnx.export refuses the model: {root_cause(problem, 300)}"
         ) from problem
-    assert converted is not None
     weights = converted.model.graph.initializers.values()
     size = sum(weight.const_value.nbytes for weight in weights if weight.const_value is not None)
     if size > LIMIT:
@@ -83,22 +82,12 @@ def convert(found: Captured, *, share: bool = True) -> onnx.ModelProto:
     return clean(model, found.tensors, share=share)
 
 
-def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram | None:
+def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     """Convert; without the converter's optimizer where that fails, as it does on RAFT's splits."""
     try:
-        return torch.onnx.export(program, dynamo=True, verbose=False)
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
     except Exception:  # a second failure is told
-        return torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the converters' progress lines, log records and warnings from the caller's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+        made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+    if made is None:
+        raise TypeError("it returned no program")
+    return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from .shapes import Known, inferred
+from fxprune.onnx.shapes import Known, inferred
 
 Sizes = tuple[int, ...] | None
 """The sizes of one value; None where they are not known."""

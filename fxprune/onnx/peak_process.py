@@ -1,15 +1,17 @@
 """Print by how many bytes one ONNX file raises the memory of a process that runs it.
 
-Run as a script, without the package: what fxprune imports would lie under what is measured.
+Run as a script, without the package: what fxprune imports would lie under what is measured. The
+one file of it that is needed is loaded by its path.
 """
 
 from __future__ import annotations
 
 import resource
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 
 def highest() -> int:
@@ -27,11 +29,9 @@ def main(path: str, feeds: str, threads: int, names: list[str]) -> None:
     """Load and run a file, and print the rise."""
     with np.load(feeds) as stored:
         given = {name: stored[f"arr_{place}"] for place, name in enumerate(names)}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
+    sessions = runpy.run_path(str(Path(__file__).with_name("sessions.py")))
     before = highest()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = sessions["open_session"](path, threads)
     for _ in range(3):
         session.run(None, given)
     print(highest() - before)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from .view import View
+from fxprune.onnx.view import View
 
 FACT = "an ONNX graph, as in fxprune export and fxprune compact"
 """What every pass here requires, and no program of the other passes is."""
@@ -26,7 +27,7 @@ class OnnxProgram:
         """Return the program with its main graph edited, or itself where nothing was found.
 
         `edit` changes a graph-surgeon graph and returns how many places it changed. Nodes and
-        initialisers that nothing reads any more leave with them.
+        initialisers that nothing reads any more are removed with them.
         """
         view = View(self.model)
         if not edit(view):
@@ -54,12 +55,25 @@ def rebuilt(model: onnx.ModelProto, graph: gs.Graph) -> onnx.ModelProto:
     return new
 
 
-class OnnxPass(Protocol):
+class OnnxPass(ABC):
     """Turn an ONNX program into one that gives the same numbers; a `Pass` of another program."""
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]]
-    ensures: ClassVar[tuple[str, ...]]
+    requires: ClassVar[tuple[str, ...]] = (FACT,)
+    ensures: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def __call__(self, program: OnnxProgram) -> OnnxProgram:
         """Return the program made smaller, or the very same where there is nothing to do."""
+
+
+class GraphEdit(OnnxPass):
+    """Edit the main graph: all that such a pass says is its `edit`."""
+
+    def __call__(self, program: OnnxProgram) -> OnnxProgram:
+        """Return the program with its main graph edited, or itself where nothing was found."""
+        return program.edited(self.edit)
+
+    @abstractmethod
+    def edit(self, view: View) -> int:
+        """Change a graph, and return in how many places."""

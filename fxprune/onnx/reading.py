@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import FileError, InputError, root_cause
-from .check import Array
-from .shapes import Dim, known
+from fxprune.errors import FileError, InputError, root_cause
+from fxprune.onnx.sessions import Array
+from fxprune.onnx.shapes import Dim, known
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Sizes that the caller gives, by the name of the input."""
@@ -38,7 +38,10 @@ def read(path: str | os.PathLike[str], *, weights: bool = True) -> onnx.ModelPro
 
 
 def size(path: str | os.PathLike[str], model: onnx.ModelProto) -> int:
-    """Return the bytes of a file and of the files beside it that hold its weights."""
+    """Return the bytes of a file and of the files beside it that hold its weights.
+
+    Raises `FileError` where one of those is not there.
+    """
     beside = {
         entry.value
         for weight in model.graph.initializer
@@ -46,7 +49,13 @@ def size(path: str | os.PathLike[str], model: onnx.ModelProto) -> int:
         if entry.key == "location"
     }
     folder = Path(path).parent
-    return sum(one.stat().st_size for one in (Path(path), *(folder / name for name in beside)))
+    try:
+        return sum(one.stat().st_size for one in (Path(path), *(folder / name for name in beside)))
+    except OSError as problem:
+        raise FileError(
+            f"{path}: its weights cannot be read: {problem.filename}: {problem.strerror}; put that "
+            "file beside it"
+        ) from problem
 
 
 def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -1,13 +1,17 @@
-"""Time several things in turn, a b c a b c …, so that what else the machine does hits all alike."""
+"""Time several things in turn, a b c a b c …, so that other work of the machine slows all alike."""
 
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Run = Callable[[], Any]
+ROUNDS = 15
+"""Runs of each file at least, where the caller does not say how many."""
 WARM = 3
 """Runs of each before the first that counts: caches, memory arenas and clocks settle."""
 
@@ -51,3 +55,58 @@ def in_turn(
         if collecting:
             gc.enable()
     return taken
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Hold the median milliseconds of a file and the middle half of all its runs.
+
+    `ratio` is the median of its time over that of the first file in the same round, and
+    `ratio_low` and `ratio_high` are the middle half of those.
+    """
+
+    path: str
+    threads: int
+    batch: int | None
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+
+
+def timed(
+    names: Sequence[str],
+    runs: Sequence[Run],
+    threads: int = 1,
+    batch: int | None = None,
+    seconds: float = 2.0,
+    repeats: int | None = None,
+    **options: Any,
+) -> list[Timing]:
+    """Time runs in turn and compare each with the first; `options` go to `in_turn`."""
+    if repeats is not None:
+        taken = in_turn(runs, rounds=repeats, **options)
+    else:
+        taken = in_turn(runs, rounds=ROUNDS, seconds=seconds * len(runs), **options)
+    return [
+        _timing(n, times, taken[0], threads, batch) for n, times in zip(names, taken, strict=True)
+    ]
+
+
+def _timing(
+    name: str, times: list[float], first: list[float], threads: int, batch: int | None
+) -> Timing:
+    low, median, high = _quartiles([1000 * one for one in times])
+    pairs = [a / b if b else 1.0 for a, b in zip(times, first, strict=True)]
+    below, ratio, above = _quartiles(pairs)
+    return Timing(name, threads, batch, median, low, high, ratio, below, above, len(times))
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high

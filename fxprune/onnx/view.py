@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from .shapes import Known, inferred
+from fxprune.onnx.shapes import Known, inferred
 
 Array = NDArray[Any]
 
@@ -22,14 +22,14 @@ class View:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Import a model; large weights stay where they are until they are read."""
+        """Import a model; large weights are not loaded until they are read."""
         self.graph = gs.import_onnx(model)
         self.graph.toposort(recurse_subgraphs=False, recurse_functions=False, mode="nodes")
         self.known: dict[str, Known] = inferred(model)
         self.opset = int(self.graph.opset)
         self._held = {id(one) for one in (*self.graph.outputs, *_captured(self.graph))}
         self._names = set(self.graph.tensors())
-        self._kept: list[Any] = []  # ids of tensors stay theirs only as long as these live
+        self._kept: list[Any] = []  # ids of tensors are theirs only as long as these live
 
     def nodes(self, *ops: str) -> Iterator[gs.Node]:
         """Yield the standard operators of these types, in order, as they stand at the start."""
@@ -74,7 +74,7 @@ class View:
         return gs.Constant(old.name, np.ascontiguousarray(values).reshape(values.shape))
 
     def swept(self) -> None:
-        """Drop nodes that reach no output, and sort the rest; graph inputs stay."""
+        """Drop nodes that reach no output, and sort the rest; graph inputs are kept."""
         self.graph.cleanup(
             remove_unused_node_outputs=False,
             recurse_subgraphs=False,

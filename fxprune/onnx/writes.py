@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..calls import aliased_by
-from ..rules.pointwise import name_of
+from fxprune.graphs import aliased_by
+from fxprune.rules import name_of
 
 OWN_MEMORY = """
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d addmm avg_pool1d avg_pool2d avg_pool3d
@@ -41,6 +41,34 @@ def without_writes(program: torch.export.ExportedProgram) -> int:
     if changed:
         program.graph_module.recompile()
     return changed
+
+
+def with_views_told(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program in which every view of written memory is known for one.
+
+    `run_decompositions` and torch.onnx functionalise by schemas, and those of operators made of
+    several, such as einsum, do not say when they return a view of what they read: a write through
+    such a view would be lost. So where the program writes at all, they are taken apart first.
+    """
+    nodes = [node for node in program.graph.nodes if _overload(node) is not None]
+    if not any(node.target._schema.is_mutable for node in nodes):
+        return program
+    known = torch.export.default_decompositions()
+    opaque = {node.target for node in nodes if _perhaps_view(node)} & set(known)
+    return program.run_decompositions({op: known[op] for op in opaque}) if opaque else program
+
+
+def _overload(node: fx.Node) -> torch._ops.OpOverload | None:
+    op = node.target
+    return op if node.op == "call_function" and isinstance(op, torch._ops.OpOverload) else None
+
+
+def _perhaps_view(node: fx.Node) -> bool:
+    """Tell whether an operator that is made of several may return a view without saying so."""
+    op = node.target
+    assert isinstance(op, torch._ops.OpOverload)
+    made = op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return made and not op._schema.is_mutable and not aliased_by(op) and not _fresh(node)
 
 
 def _unseen(node: fx.Node, place: dict[fx.Node, int]) -> bool:

@@ -2,11 +2,38 @@
 
 One file an operator family; each registers its rules when it is imported, and every file in this
 folder is imported. A rule says how to *couple* its operands (guards in, guards out), how to
-*rewrite* the constants of its own node when indices leave, and what its multiplications cost.
+*rewrite* the constants of its own node when indices are removed, and what its multiplications cost.
 """
 
-from fxprune.rules.registry import RULES, Rule, load_families
+from fxprune.registry import load
+from fxprune.rules.kept import Kept
+from fxprune.rules.pointwise import is_pointwise, name_of
+from fxprune.rules.registry import RULES, Rule
+from fxprune.rules.site import (
+    Coupling,
+    Site,
+    TensorGuard,
+    Value,
+    hint,
+    operands_of,
+    shape_of,
+    tensor_meta,
+)
 
-load_families()
+load(__name__)
 
-__all__ = ["RULES", "Rule"]
+__all__ = [
+    "RULES",
+    "Coupling",
+    "Kept",
+    "Rule",
+    "Site",
+    "TensorGuard",
+    "Value",
+    "hint",
+    "is_pointwise",
+    "name_of",
+    "operands_of",
+    "shape_of",
+    "tensor_meta",
+]

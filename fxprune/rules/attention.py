@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from fxprune.guards import Ids, outer, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import Shapes, couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard
+from fxprune.rules.site import Site, TensorGuard
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default

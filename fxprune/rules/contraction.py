@@ -6,11 +6,12 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import fx
 
+from fxprune.rules.edit import Edit
 from fxprune.rules.pattern import Axis, Bound, PatternRule, contract, rule
+from fxprune.rules.products import name_axes
 from fxprune.rules.registry import Shapes, couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard
+from fxprune.rules.site import Site, TensorGuard
 
 aten = torch.ops.aten
 
@@ -82,49 +83,8 @@ def contracted(
         if value is not None:
             bound.read(axes, value, factor=True)
     contract(site, bound, result, "")
-    inner = {k for _, axes in operands for axis in axes for k in axis}
-    inner -= {k for axis in result for k in axis}
-    kind = "feature" if any(is_weight(arg) for arg, _ in operands) else "inner"
-    for letter in sorted(inner & set(bound.letters)):
-        site.role(bound.letters[letter], kind)
-    for arg, axes in operands:
-        if stacked(arg) and axes[0] in result:
-            lead = bound.leading[0] if axes[0] == ("...",) else bound.letters[axes[0][0]]
-            site.role(lead, "expert")
+    name_axes(site, operands, result, bound.letters, bound.leading)
     return bound.result(result, site.out())
-
-
-MOVED = {
-    aten.t.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.expand.default,
-    aten.view.default,
-    aten.unsqueeze.default,
-    aten.clone.default,
-    aten.detach.default,
-}
-
-
-def is_weight(arg: Any) -> bool:
-    """Tell whether an operand is a matrix made of parameters alone: of features, not of heads."""
-    while isinstance(arg, fx.Node) and arg.target in MOVED:
-        arg = arg.args[0]
-    if not isinstance(arg, fx.Node) or arg.meta["val"].ndim > 2:
-        return False
-    open_, seen = [arg], {arg}
-    while open_:
-        node = open_.pop()
-        if node.op == "placeholder":
-            return False
-        open_ += [one for one in node.all_input_nodes if one not in seen]
-        seen.update(node.all_input_nodes)
-    return True
-
-
-def stacked(arg: Any) -> bool:
-    """Tell whether an operand is a parameter of three axes or more: matrices, one an expert."""
-    return isinstance(arg, fx.Node) and arg.op == "get_attr" and arg.meta["val"].ndim > 2
 
 
 def letters_of(text: str) -> tuple[Axis, ...]:
@@ -174,12 +134,15 @@ def addmm(site: Site) -> TensorGuard:
     """Couple `self + m k, k n -> m n` and its kin; `self` broadcasts from the right."""
     names, texts, result = ADDED[site.operator]
     bound = Bound(site, {})
-    for name, axes in zip(names.split(), texts.split(), strict=True):
-        bound.read(letters_of(axes), site.tensor(name), factor=True)
-        for letter in set(axes) - set(result):
-            site.role(bound.letters[letter], "feature")
+    operands = [
+        (site.args[name], letters_of(axes))
+        for name, axes in zip(names.split(), texts.split(), strict=True)
+    ]
+    for name, (_, axes) in zip(names.split(), operands, strict=True):
+        bound.read(axes, site.tensor(name), factor=True)
     bias = site.tensor("self")
     contract(site, bound, letters_of(result), "")
+    name_axes(site, operands, letters_of(result), bound.letters)
     bound.read(letters_of(result[len(result) - len(bias.dims) :]), bias, factor=False)
     return bound.result(letters_of(result), site.out())
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fxprune.guards import true
+from fxprune.rules.edit import Edit
 from fxprune.rules.pattern import PatternRule
 from fxprune.rules.registry import couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of
+from fxprune.rules.site import Site, TensorGuard, shape_of
 
 POOLS = ["torchvision.roi_align.default", "torchvision.roi_pool.default"]
 DEFORM = "torchvision.deform_conv2d.default"
@@ -19,7 +20,7 @@ CONV = PatternRule(
 
 @couples(*POOLS)
 def pool_regions(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
-    """Pool `n c h w` over regions: channels pass, all else stays."""
+    """Pool `n c h w` over regions: channels pass, all other axes are pinned."""
     x = site.tensor("input")
     site.pin_all([x.without([1]), site.optional("rois")], "regions address these axes")
     value = site.node.meta["val"]
@@ -33,7 +34,7 @@ def pool_regions(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
 
 @couples(DEFORM)
 def deform_conv(site: Site) -> TensorGuard:
-    """Couple a convolution whose offsets stay; groups of offsets keep the input channels."""
+    """Couple a convolution whose offsets are pinned; groups of offsets keep the input channels."""
     site.pin_all([site.optional("offset"), site.optional("mask")], "offsets address positions")
     site.pin(site.tensor("input").dims[0], "offsets address positions")
     if int(site.args["offset_groups"]) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -15,31 +16,64 @@ from fxprune.rules.site import Site, TensorGuard
 aten = torch.ops.aten
 
 
+def _terms(equation: str) -> tuple[list[str], str]:
+    """Return the letters of every operand and of the result, `.` standing for leading axes.
+
+    >>> _terms("b i d, b j d")
+    (['bid', 'bjd'], 'ij')
+    """
+    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
+    if not arrow:
+        letters = sorted({k for k in left if k not in ",."})
+        right = ("." if "." in left else "") + "".join(k for k in letters if left.count(k) == 1)
+    return left.split(","), right
+
+
+@cache
+def contractions(equation: str, path: tuple[int, ...] | None = None) -> tuple[str, ...]:
+    """Return the letters over which each of the pairwise products goes that torch computes.
+
+    Without a path it goes from left to right. A letter that one operand alone has and that nothing
+    needs later is summed up before.
+
+    >>> contractions("ab,bc,cd->ad")
+    ('abc', 'acd')
+    >>> contractions("ab,bc,cd->ad", (1, 2, 0, 1))
+    ('bcd', 'abd')
+    """
+    terms, result = _terms(equation)
+    found: list[str] = []
+    for step in range(len(terms) - 1):
+        i, j = sorted(path[2 * step : 2 * step + 2]) if path else (0, 1)
+        b, a = terms.pop(j), terms.pop(i)
+        later = {k for one in (*terms, result) for k in one}
+        met = sorted(k for k in {*a, *b} if k in later or (k in a and k in b))
+        found.append("".join(met))
+        terms.insert(len(terms) if path else 0, "".join(k for k in met if k in later))
+    return tuple(found)
+
+
 def _einsum_macs(shape: Shapes, args: dict[str, Any]) -> int:
-    equation = args["equation"].replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
-    for index, text in enumerate(equation):
+    for index, text in enumerate(_terms(args["equation"])[0]):
         actual = shape(f"tensors.{index}")
-        lead, _, tail = text.partition("...")
-        for letter, size in [*zip(lead, actual, strict=False)]:
+        lead, wild, tail = text.partition(".")
+        end = len(actual) - len(tail)
+        named = [*zip(lead, actual, strict=False), *zip(tail, actual[end:], strict=True)]
+        for letter, size in named:
             sizes[letter] = max(size, sizes.get(letter, 1))
-        for letter, size in [*zip(reversed(tail), reversed(actual), strict=False)]:
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        if "..." in text:
-            wild = actual[len(lead) : len(actual) - len(tail)]
-            sizes["..."] = max(prod(wild), sizes.get("...", 1))
-    return prod(sizes.values())
+        if wild:
+            sizes["."] = max(prod(actual[len(lead) : end]), sizes.get(".", 1))
+    path = args["path"] and tuple(args["path"])
+    steps = contractions(args["equation"], path)
+    return sum(prod(sizes[letter] for letter in step) for step in steps)
 
 
 @couples(aten.einsum.default, macs=_einsum_macs)
 def einsum(site: Site) -> TensorGuard:
     """Couple the axes that an einsum equation gives one letter."""
-    equation = str(site.args["equation"]).replace(" ", "").replace("...", ".")
-    left, arrow, right = equation.partition("->")
-    texts = left.split(",")
-    if not arrow:
-        letters = sorted({k for k in left if k not in ",."})
-        right = ("." if "." in left else "") + "".join(k for k in letters if left.count(k) == 1)
+    equation = str(site.args["equation"])
+    texts, right = _terms(equation)
     if any(text.count(k) > 1 for text in texts for k in set(text)):
         site.pin_all(site.many("tensors"), f"einsum {equation!r} takes a diagonal")
         return site.fixed()

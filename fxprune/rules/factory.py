@@ -1,15 +1,18 @@
-"""Tensors made in the graph: a constant fill can have any size, a sequence keeps its own."""
+"""Tensors made in the graph: a constant fill can have any size, a sequence any of its values."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from fxprune.guards import Ids, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+from fxprune.rules.site import Site, TensorGuard, shape_of, symbolic, unbounded
+from fxprune.rules.views import resized
 
 aten = torch.ops.aten
 
@@ -31,12 +34,14 @@ LIKE = [
     aten.rand_like.default,
     aten.randn_like.default,
 ]
-WHOLE = [
+SEQUENCES = [
     aten.arange.default,
     aten.arange.start,
     aten.arange.start_step,
     aten.linspace.default,
     aten.logspace.default,
+]
+WHOLE = [
     aten.eye.default,
     aten.eye.m,
     aten.scalar_tensor.default,
@@ -45,13 +50,13 @@ WHOLE = [
 
 @couples(*SIZED)
 def filled(site: Site) -> TensorGuard:
-    """Let every static axis be one of variables that no parameter owns."""
+    """Let every axis but those of a symbol be one of variables that no parameter owns."""
     out = site.out()
     fill = SIZED[site.operator]
     value = site.args.get("fill_value") if fill is None else fill
     dims: list[Ids] = [
         true(size) if fix else site.fresh(size)
-        for size, fix in zip(shape_of(out), symbolic(out), strict=True)
+        for size, fix in zip(shape_of(out), unbounded(out), strict=True)
     ]
     return TensorGuard(tuple(dims), (value == 0,) * len(dims))
 
@@ -59,12 +64,7 @@ def filled(site: Site) -> TensorGuard:
 @rewrites(*SIZED)
 def resize_filled(edit: Edit) -> None:
     """Write the kept sizes."""
-    given = edit.args["size"]
-    sizes = [
-        old if isinstance(old, fx.Node) else new
-        for old, new in zip(given, edit.sizes(), strict=True)
-    ]
-    edit.set("size", sizes)
+    edit.set("size", resized(edit, edit.args["size"]))
 
 
 @couples(*LIKE)
@@ -74,6 +74,26 @@ def like(site: Site) -> TensorGuard:
     fill = 0 if site.operator is aten.zeros_like.default else site.args.get("fill_value")
     zero = not isinstance(fill, fx.Node) and fill == 0
     return TensorGuard(x.dims, (zero,) * len(x.dims))
+
+
+@couples(*SEQUENCES)
+def sequence(site: Site) -> TensorGuard:
+    """Let the values of a sequence be of variables that no parameter owns."""
+    out = site.out()
+    (size,), (fix,) = shape_of(out), symbolic(out)
+    return TensorGuard((true(size) if fix else site.fresh(size),), (False,))
+
+
+@rewrites(*SEQUENCES)
+def gather_sequence(edit: Edit) -> None:
+    """Make the whole sequence, and take the values that are kept: each keeps its own."""
+    graph, node = edit.node.graph, edit.node
+    rows = torch.from_numpy(np.flatnonzero(edit.kept(edit.result().dims[0])))
+    with graph.inserting_before(node):
+        whole = graph.call_function(edit.operator, node.args, node.kwargs)
+    whole.meta = dict(node.meta)
+    node.target = aten.index_select.default
+    node.args, node.kwargs = (whole, 0, edit.constant(rows, "rows")), {}
 
 
 @couples(*WHOLE)

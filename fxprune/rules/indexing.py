@@ -1,4 +1,4 @@
-"""Look-ups by tensors of indices: what they address stays, the shape of the indices passes on."""
+"""Look-ups by tensors of indices: axes that they address are pinned, their shape passes on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import fx
 
 from fxprune.guards import Ids, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import couples, rewrites
 from fxprune.rules.selection import take
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, symbolic
+from fxprune.rules.site import Site, TensorGuard, shape_of, unbounded
 
 aten = torch.ops.aten
 
@@ -42,7 +43,7 @@ def constant_of(arg: Any) -> torch.Tensor | None:
 
 @couples(aten.embedding.default)
 def embedding(site: Site) -> TensorGuard:
-    """Couple `v d, ... -> ... d`: the rows are addressed by data and stay."""
+    """Couple `v d, ... -> ... d`: the rows are addressed by data and pinned."""
     weight, indices = site.tensor("weight"), site.tensor("indices")
     site.pin(weight.dims[0], "the indices address these rows")
     site.role(weight.dims[1], "channel")
@@ -52,7 +53,7 @@ def embedding(site: Site) -> TensorGuard:
 
 @couples(aten.embedding_bag.padding_idx, aten.embedding_bag.default)
 def embedding_bag(site: Site) -> tuple[TensorGuard, ...]:
-    """Couple `v d -> bags d`: rows and bags stay."""
+    """Couple `v d -> bags d`: rows and bags are pinned."""
     weight = site.tensor("weight")
     others = [site.optional(name) for name in ("indices", "offsets", "per_sample_weights")]
     site.pin_all(
@@ -72,7 +73,7 @@ def _beside(site: Site, value: torch.Tensor, width: Ids) -> TensorGuard:
 
 @couples(aten.one_hot.default)
 def one_hot(site: Site) -> TensorGuard:
-    """Add an axis of classes, which stays."""
+    """Add an axis of classes, which is pinned."""
     x = site.tensor("self")
     return TensorGuard((*x.dims, true(shape_of(site.out())[-1])), (False,) * (len(x.dims) + 1))
 
@@ -110,7 +111,7 @@ def _single(indices: Sequence[Any]) -> int | None:
     return places[0] if len(places) == 1 else None
 
 
-@couples(aten.index.Tensor)
+@couples(aten.index.Tensor, aten._unsafe_index.Tensor)
 def index(site: Site) -> TensorGuard:
     """Take elements by tensors of indices; the axes not indexed pass on."""
     x, indices = site.tensor("self"), list(site.args["indices"])
@@ -137,7 +138,10 @@ def addressed(site: Site, x: TensorGuard, indices: Sequence[Any], out: torch.Ten
     at = covered[0] if adjacent and _adjacent(indices) else 0
     middle = _broadcast(site, indices, sizes[at : at + inner])
     dims = [*rest.dims[:at], *middle, *rest.dims[at:]]
-    dims = [true(n) if fix else g for g, n, fix in zip(dims, sizes, symbolic(out), strict=True)]
+    for d, (size, fix) in enumerate(zip(sizes, unbounded(out), strict=True)):
+        if fix or len(dims[d]) != size:
+            site.pin(dims[d], "a size depends on the input")
+            dims[d] = true(size)
     return TensorGuard(tuple(dims), (*rest.zero[:at], *(False for _ in middle), *rest.zero[at:]))
 
 
@@ -172,7 +176,7 @@ def _is_mask(one: Any) -> bool:
     return isinstance(one, fx.Node) and one.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
-@rewrites(aten.index.Tensor)
+@rewrites(aten.index.Tensor, aten._unsafe_index.Tensor)
 def reindex_tensor(edit: Edit) -> None:
     """Take the kept rows among those that are kept, where one constant index says which."""
     indices: list[Any] = list(edit.source.args[1])  # type: ignore[arg-type]
@@ -193,7 +197,7 @@ def gather(site: Site) -> TensorGuard:
 def along(site: Site, x: TensorGuard, others: Sequence[TensorGuard], dim: int) -> TensorGuard:
     """Pin axis `dim` of `x`; unify the others with those of the tensors beside it.
 
-    Where those are shorter than `x`, a prefix of it is meant, and both stay.
+    Where those are shorter than `x`, a prefix of it is meant, and both are pinned.
     """
     first = others[0]
     for d, g in enumerate(x.dims):

@@ -1,4 +1,4 @@
-"""Which indices survive a choice of variables."""
+"""Which indices a choice of variables keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fxprune.guards import Guards, Ids, Mask
 
 
 class Kept:
-    """Answer which indices of a guard survive a choice of variables; `alive` is `[variables]`.
+    """Answer which indices of a guard a choice of variables keeps; `alive` is `[variables]`.
 
     Guards of one normal form share one answer, which is for reading.
     """

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from fxprune.guards import concat, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import couples, rewrites
 from fxprune.rules.selection import Rows, place_of
-from fxprune.rules.site import Edit, Site, TensorGuard, hint, symbolic
+from fxprune.rules.site import Site, TensorGuard, hint, symbolic
 
 aten = torch.ops.aten
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 
 from fxprune.guards import Ids, outer, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.pattern import PatternRule
 from fxprune.rules.registry import Rule, couples, register, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of
+from fxprune.rules.site import Site, TensorGuard, shape_of
 
 aten = torch.ops.aten
 
@@ -37,9 +38,7 @@ def _per_channel(statistics: str) -> Callable[[Site], TensorGuard | tuple[Tensor
         out = site.node.meta["val"]
         if isinstance(out, torch.Tensor):
             return pattern.couple(site)
-        site.node.meta["val"] = out[0]
-        normal = pattern.couple(site)
-        site.node.meta["val"] = out
+        normal = pattern.couple(site, out[0])
         return normal, *(_saved(normal.dims[1], one) for one in out[1:])
 
     return couple
@@ -116,7 +115,7 @@ def _grouped(site: Site, groups: int) -> tuple[TensorGuard, Ids]:
 
 @couples(aten.group_norm.default)
 def group_norm(site: Site) -> TensorGuard:
-    """Couple `n (g c) *`: whole groups leave exactly, channels within a group approximately."""
+    """Couple `n (g c) *`: removing groups is exact, channels within a group approximate."""
     return _grouped(site, int(site.args["num_groups"]))[0]
 
 
@@ -142,15 +141,10 @@ def shrink_group_norm(edit: Edit) -> None:
 
 @couples(aten._weight_norm.default)
 def weight_norm(site: Site) -> TensorGuard:
-    """Scale each slice of `v` along one axis to the length that `g` says.
-
-    A slice of zeros has no direction, so that dropping it is not zeroing it.
-    """
+    """Scale each slice of `v` along one axis to the length that `g` says; one of zeros has none."""
     v, g = site.tensor("v"), site.tensor("g")
     dim = int(site.args["dim"])
     if dim == -1 or len(g.dims) != len(v.dims):
         return v
     dim %= len(v.dims)
-    rows = site.unify(v.dims[dim], g.dims[dim])
-    site.approximate(rows, "a slice of zeros has no direction to normalise")
-    return v.with_(dim, rows, False)
+    return v.with_(dim, site.unify(v.dims[dim], g.dims[dim]), False)

@@ -17,10 +17,12 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxprune.guards import Ids, outer, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import Macs, Rule, register
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, unbounded
+from fxprune.rules.site import Groups, Site, TensorGuard, shape_of, unbounded
 
 Axis = tuple[str, ...]  # the letters of one axis; ("*",), ("...",) and ("_",) are wild
 
@@ -47,6 +49,21 @@ def parse(text: str) -> Pattern:
     return Pattern(tuple(_axes(part.rstrip("?")) for part in operands), optional, _axes(right))
 
 
+@cache
+def loosened(pattern: Pattern, counted: str) -> Pattern:
+    """Return a pattern whose outputs `(g o)` are one axis `g o`, `g` being `counted`.
+
+    >>> loosened(parse("n (g i), (g o) i, (g o)? -> n (g o)"), "g").result
+    (('n',), ('g o',))
+    """
+    whole = {axis: (" ".join(axis),) for axis in pattern.result if counted in axis[:-1]}
+
+    def one(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(whole.get(axis, axis) for axis in axes)
+
+    return Pattern(tuple(map(one, pattern.operands)), pattern.optional, one(pattern.result))
+
+
 def _axes(text: str) -> tuple[Axis, ...]:
     tokens = re.findall(r"\(([^)]*)\)|(\.\.\.|\S)", text)
     return tuple(tuple(group.split()) if group else (single,) for group, single in tokens)
@@ -58,6 +75,7 @@ class Bound:
 
     site: Site
     sizes: dict[str, int]
+    fixed: frozenset[str] = frozenset()  # letters whose size the graph computes
     letters: dict[str, Ids] = field(default_factory=dict)
     leading: list[Ids] = field(default_factory=list)  # what `...` stands for, aligned right
     zero: dict[str, bool] = field(default_factory=dict)  # letter -> dropped slice is zero
@@ -124,7 +142,8 @@ class Bound:
         unknown = [letter for letter in axis if letter not in self.sizes]
         rest = prod(self.sizes[letter] for letter in axis if letter in self.sizes)
         self.sizes |= {letter: len(g) // max(1, rest) for letter in unknown}
-        return self.site.split(g, [self.sizes[letter] for letter in axis])
+        sizes, fixed = [self.sizes[k] for k in axis], [k in self.fixed for k in axis]
+        return self.site.split(g, sizes, fixed)
 
     def _zeros(self, seen: Mapping[str, bool], factor: bool) -> None:
         if factor:
@@ -175,11 +194,14 @@ class PatternRule:
     roles: Mapping[str, str] = field(default_factory=dict)
     affine: bool = False
 
-    def couple(self, site: Site) -> TensorGuard:
-        """State the pattern's equalities and return the guards of the result."""
+    def couple(self, site: Site, out: torch.Tensor | None = None) -> TensorGuard:
+        """State the pattern's equalities and return the guards of the result, shaped like `out`."""
         pattern = parse(self.text)
-        sizes = {letter: int(site.args[name]) for letter, name in self.counts.items()}
-        bound = Bound(site, sizes)
+        sizes = {letter: site.number(name) for letter, name in self.counts.items()}
+        fixed = {k for k, name in self.counts.items() if isinstance(site.args[name], fx.Node)}
+        if site.node.name in site.coupling.loose:
+            pattern, fixed = loosened(pattern, *self.counts), {*self.counts}
+        bound = Bound(site, sizes, frozenset(fixed))
         for name, axes in zip(self.operands, pattern.operands, strict=True):
             if (value := site.optional(name)) is not None:
                 bound.measure(axes, value)
@@ -194,10 +216,26 @@ class PatternRule:
                 contract(site, bound, pattern.result, self.approximate)
         if self.affine:
             self._affine(site, bound)
-        for letter, kind in self.roles.items():
+        for letter, g in bound.letters.items():
+            kind = self.roles.get(letter.split()[-1], "")
             alone = kind == "group" and len(bound.letters.get("i", ())) == 1
-            site.role(bound.letters[letter], "channel" if alone else kind)
-        return bound.result(pattern.result, site.out())
+            if kind:
+                site.role(g, "channel" if alone else kind)
+        self._group(site, bound, pattern)
+        return bound.result(pattern.result, site.out() if out is None else out)
+
+    def _group(self, site: Site, bound: Bound, pattern: Pattern) -> None:
+        """Note the axes in groups, and the outputs of which every group must keep as many."""
+        whole = {axis[0]: bound.letters[axis[0]] for axis in pattern.result if " " in axis[0]}
+        for rows in whole.values():
+            count = bound.sizes[next(iter(self.counts))]
+            site.coupling.balances[site.node.name] = Groups(rows, count)
+        axes = {axis for one in pattern.operands for axis in one if axis[0] in self.counts}
+        if all(len(bound.letters[k]) > 1 for axis in axes for k in axis):
+            for axis in sorted(axes) if not whole else ():
+                merged = outer([bound.letters[k] for k in axis])
+                named = site.node.name, Groups(merged, bound.sizes[axis[0]])
+                site.coupling.grouped.append(named)
 
     def _affine(self, site: Site, bound: Bound) -> None:
         weight, bias = site.optional("weight"), site.optional("bias")
@@ -210,7 +248,8 @@ class PatternRule:
         """Set the arguments that hold the size of a letter to what is kept of it."""
         pattern = parse(self.text)
         for letter, name in self.counts.items():
-            edit.set(name, self._count(edit, pattern, letter))
+            if not isinstance(edit.args[name], fx.Node):
+                edit.set(name, self._count(edit, pattern, letter))
 
     def _count(self, edit: Edit, pattern: Pattern, letter: str) -> int:
         """Count the kept indices of one letter, in an operand whose axes are all in place."""

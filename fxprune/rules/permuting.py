@@ -73,7 +73,7 @@ def movedim(site: Site) -> TensorGuard:
 
 @couples(aten.diagonal.default)
 def diagonal(site: Site) -> TensorGuard:
-    """Take a diagonal of two axes, which stay; it becomes the last axis."""
+    """Take a diagonal of two axes, which are pinned; it becomes the last axis."""
     x = site.tensor("self")
     pair = [x.axis(site.args["dim1"]), x.axis(site.args["dim2"])]
     for d in pair:

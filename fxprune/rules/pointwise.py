@@ -23,17 +23,17 @@ aten = torch.ops.aten
 
 # not tagged as pointwise by torch, and pointwise all the same
 UNTAGGED = """
-_to_copy absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan arctan2 arctanh
-bernoulli bfloat16 celu clamp clip clone contiguous copy detach detach_copy divide double
-dropout elu fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fill fix float
-float_power floor_divide greater greater_equal half hardshrink hardsigmoid hardswish hardtanh
-isclose isfinite isinf isnan isreal ldexp leaky_relu less less_equal lift lift_fresh
-lift_fresh_copy log_sigmoid logical_and logical_not logical_or logical_xor masked_fill mish
-multiply native_dropout negative not_equal positive relu6 resolve_conj resolve_neg rrelu rsub
-selu silu softplus softsign special_entr special_erf special_erfc special_erfinv special_exp2
-special_expit special_expm1 special_gammaln special_log1p special_logit special_ndtr
-special_round special_sinc special_xlogy square subtract tanhshrink threshold to true_divide
-type_as where xlogy zero
+_conj _conj_physical _to_copy absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan
+arctan2 arctanh bernoulli bfloat16 celu clamp clip clone complex conj contiguous copy detach
+detach_copy divide double dropout elu fake_quantize_per_tensor_affine feature_alpha_dropout
+feature_dropout fill fix float float_power floor_divide greater greater_equal half hardshrink
+hardsigmoid hardswish hardtanh imag isclose isfinite isinf isnan isreal ldexp leaky_relu less
+less_equal lift lift_fresh lift_fresh_copy log_sigmoid logical_and logical_not logical_or
+logical_xor masked_fill mish multiply native_dropout negative not_equal polar positive real relu6
+resolve_conj resolve_neg rrelu rsub selu silu softplus softsign special_entr special_erf
+special_erfc special_erfinv special_exp2 special_expit special_expm1 special_gammaln special_log1p
+special_logit special_ndtr special_round special_sinc special_xlogy square subtract tanhshrink
+threshold to true_divide type_as where xlogy zero
 """
 POINTWISE_NAMES = frozenset(UNTAGGED.split())
 SAME = {"to", "type_as"}  # of the second tensor operand only the dtype and device matter
@@ -53,6 +53,8 @@ def is_pointwise(operator: Any) -> bool:
         return False
     if any(argument.is_out for argument in operator._schema.arguments):
         return False
+    if operator is aten.where.default:
+        return False  # of a condition alone it is `nonzero`
     if torch.Tag.pointwise in operator.tags or name_of(operator) in POINTWISE_NAMES:
         return True
     functional = getattr(aten, name_of(operator), None)

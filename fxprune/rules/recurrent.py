@@ -41,7 +41,7 @@ def _cell_macs(shape: Shapes, args: dict[str, Any]) -> int:
 
 @couples(*CELLS, macs=_cell_macs)
 def cell(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
-    """Couple one step: `b i, b h, (g h) i, (g h) h, (g h)?, (g h)? -> b h`; gates stay."""
+    """Couple one step: `b i, b h, (g h) i, (g h) h, (g h)?, (g h)? -> b h`; gates are pinned."""
     x, given = site.tensor("input"), site.args["hx"]
     states = [
         s for arg in (given if isinstance(given, (list, tuple)) else [given]) if (s := site.of(arg))
@@ -59,12 +59,12 @@ def cell(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
 
 @couples(*GATES, macs=_macs)
 def recurrent(site: Site) -> tuple[TensorGuard, ...]:
-    """Couple `(g h) i` and `(g h) h` weights over layers and directions; gates stay."""
+    """Couple `(g h) i` and `(g h) h` weights over layers and directions; gates are pinned."""
     x = site.tensor("input")
     hx = site.args["hx"]
     states = [s for arg in (hx if isinstance(hx, (list, tuple)) else [hx]) if (s := site.of(arg))]
     for g in x.dims[:-1]:
-        site.pin(g, "each step depends on those before, and the batch stays")
+        site.pin(g, "each step depends on those before, and the batch keeps its size")
     params = site.many("params")
     gates, directions = GATES[site.operator], 2 if site.args["bidirectional"] else 1
     per = (4 if site.args["has_biases"] else 2) + _projected(site, params)
@@ -92,9 +92,9 @@ def _projected(site: Site, params: list[TensorGuard]) -> int:
 def _state(site: Site, states: list[TensorGuard]) -> tuple[Ids, Ids]:
     """Return the guards of the hidden axis and of the output (a projection makes them two)."""
     for state in states:
-        site.pin(state.dims[0], "layers and directions stay")
+        site.pin(state.dims[0], "layers and directions are kept")
         for g in state.dims[1:-1]:
-            site.pin(g, "the batch stays")
+            site.pin(g, "the batch keeps its size")
     out, hidden = states[0].dims[-1], states[-1].dims[-1]
     if len(states) == 2 and len(out) == len(hidden):
         out = hidden = site.unify(out, hidden)

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxprune.guards import Ids, true
 from fxprune.rules.pointwise import name_of
+from fxprune.rules.products import SOFTMAX, name_scores
 from fxprune.rules.registry import couples
 from fxprune.rules.site import Site, TensorGuard
 
@@ -126,13 +127,7 @@ def reads(node: fx.Node, index: int) -> bool:
     )
 
 
-@couples(
-    aten.softmax.int,
-    aten._softmax.default,
-    aten.log_softmax.int,
-    aten._log_softmax.default,
-    aten._safe_softmax.default,
-)
+@couples(*sorted(SOFTMAX, key=str))
 def softmax(site: Site) -> TensorGuard:
     """Normalise along one axis; its removal is approximate. The axis before the last two: heads."""
     x = site.tensor("self")
@@ -141,12 +136,13 @@ def softmax(site: Site) -> TensorGuard:
         site.approximate(g, f"{site.operator} takes statistics over this axis")
     if len(x.dims) >= 3 and dim == len(x.dims) - 1:
         site.role(x.dims[-3], "head")
+    name_scores(site, site.args["self"])
     return TensorGuard(x.dims, (False,) * len(x.dims))
 
 
 @couples(aten.cumsum.default, aten.cumprod.default, aten.logcumsumexp.default)
 def cumulate(site: Site) -> TensorGuard:
-    """Sum along an axis: a zero adds nothing, and its own place leaves with it."""
+    """Sum along an axis: a zero adds nothing, and its own place is removed with it."""
     x = site.tensor("self")
     dim = x.axis(site.args["dim"])
     for g in x.dims[dim : dim + 1]:

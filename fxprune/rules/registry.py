@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
-from fxprune.rules.site import Edit, Site, Value
+from fxprune.rules.edit import Edit
+from fxprune.rules.site import Site, Value
 
 Shapes: TypeAlias = Callable[[str], tuple[int, ...]]  # operand name ("->" is the result) -> sizes
 Couple: TypeAlias = Callable[[Site], Value]
@@ -63,10 +62,3 @@ def rewrites(*operators: Any) -> Callable[[Rewrite], Rewrite]:
         return function
 
     return decorate
-
-
-def load_families() -> None:
-    """Import every file of this folder, so that its rules register."""
-    package = importlib.import_module("fxprune.rules")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"fxprune.rules.{module.name}")

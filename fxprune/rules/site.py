@@ -1,17 +1,16 @@
-"""Where a rule meets a graph: a node while guards are coupled, and again while it shrinks."""
+"""Where a rule meets a node of a graph while guards are coupled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
-from fxprune.calls import arguments
-from fxprune.guards import Guards, Ids, Mask, Reason, true
-from fxprune.rules.kept import Kept
+from fxprune.graphs import arguments
+from fxprune.guards import Guards, Ids, Reason, true
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,47 @@ class Mark:
     text: str
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """Hold where a run of views begins that moves the rows of an axis, and in which order."""
+
+    first: fx.Node
+    dim: int
+    rows: Ids
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Hold an axis of so many equal runs, each of which keeps as many rows as the others."""
+
+    rows: Ids
+    count: int
+
+
 @dataclass
 class Coupling:
-    """Collect what the operators of one graph state about its guards."""
+    """Collect what the operators of one graph state about its guards.
+
+    The outputs of a grouped convolution are a product of groups and channels, or where it is
+    `loose` any that leave each group as many: which they are is settled when all else is stated.
+    """
 
     guards: Guards = field(default_factory=Guards)
     values: dict[fx.Node, Value] = field(default_factory=dict)
     approximate: list[Mark] = field(default_factory=list)
     roles: list[Mark] = field(default_factory=list)
+    products: dict[fx.Node, list[Ids]] = field(default_factory=dict)  # of data: what they sum over
     unruled: dict[str, str] = field(default_factory=dict)  # node name -> operator without a rule
+    spared: frozenset[str] = frozenset()  # names of those of them that are to pin nothing
+    failed: dict[str, str] = field(default_factory=dict)  # node name -> whose rule raised what
     poisoned: frozenset[fx.Node] = frozenset()  # changed in place later: what is zero is unknown
+    written: frozenset[fx.Node] = frozenset()  # their storage is: a view of it must stay a view
+    grouped: list[tuple[str, Groups]] = field(default_factory=list)  # node name and an axis of it
+    loose: frozenset[str] = frozenset()  # names of those of which only the counts must agree
+    balances: dict[str, Groups] = field(default_factory=dict)  # those of the loose ones
+    shuffled: dict[fx.Node, Shuffle] = field(default_factory=dict)  # by the last of its views
+    effective: tuple[fx.Node, ...] = ()  # computed of parameters: weights as operators read them
+    arithmetic: frozenset[fx.Node] = frozenset()  # what computes them, and they themselves
 
 
 def hint(size: int | torch.SymInt) -> int:
@@ -101,6 +131,22 @@ def unbounded(value: torch.Tensor) -> tuple[bool, ...]:
     return tuple(
         not isinstance(size, int) and int(size.node.expr.as_coeff_Mul()[0]) == 1 for size in sizes
     )
+
+
+def operands_of(node: fx.Node, coupling: Coupling, result: Value) -> dict[str, TensorGuard]:
+    """Return the guards of a node's tensors by name: listed ones `tensors.0`, the result `->`."""
+    found: dict[str, TensorGuard] = {}
+    for name, arg in arguments(node).items():
+        listed = isinstance(arg, (list, tuple))
+        for label, one in (
+            [(f"{name}.{k}", v) for k, v in enumerate(arg)] if listed else [(name, arg)]
+        ):
+            value = coupling.values.get(one) if isinstance(one, fx.Node) else None
+            if isinstance(value, TensorGuard):
+                found[label] = value
+    if isinstance(result, TensorGuard):
+        found["->"] = result
+    return found
 
 
 class Site:
@@ -156,6 +202,22 @@ class Site:
             raise TypeError(f"{self.node.name}: the result is not a tensor")
         return result
 
+    def number(self, name: str) -> int:
+        """Return the whole-number argument `name`, one that the graph computes by its hint."""
+        arg = self.args[name]
+        return hint(arg.meta["val"]) if isinstance(arg, fx.Node) else int(arg)
+
+    @property
+    def written(self) -> bool:
+        """Tell whether the result shares storage that something changes later."""
+        return self.node in self.coupling.written
+
+    def sized(self, name: str, dim: int) -> bool:
+        """Tell whether axis `dim` of operand `name` has a size that is a number, not a symbol."""
+        arg = self.args[name]
+        value = tensor_meta(arg) if isinstance(arg, fx.Node) else None
+        return value is not None and isinstance(value.shape[dim], int)
+
     # -- equations -------------------------------------------------------------------------------
 
     def reason(self, text: str) -> Reason:
@@ -208,75 +270,3 @@ class Site:
         value = value if value is not None else self.out()
         sizes = shape_of(value)
         return TensorGuard(tuple(true(n) for n in sizes), (False,) * len(sizes))
-
-
-class Edit:
-    """Offer a rule one node of a shrinking graph: what is kept, and the node's own constants."""
-
-    def __init__(
-        self, node: fx.Node, values: Mapping[fx.Node, Value], kept: Kept, source: fx.Node
-    ) -> None:
-        self.node = node
-        self.source = source
-        self.args = arguments(node)
-        self._values = values
-        self._kept = kept
-        self._source_args = arguments(source)
-
-    @property
-    def operator(self) -> Any:
-        """Return the operator that the node calls."""
-        return self.node.target
-
-    def value(self, name: str) -> TensorGuard:
-        """Return the guards of the tensor operand `name`."""
-        value = self._values.get(self._source_args[name])
-        if not isinstance(value, TensorGuard):
-            raise TypeError(f"{self.node.name}: operand {name!r} is not a tensor")
-        return value
-
-    def mask(self, name: str, dim: int) -> Mask:
-        """Return which indices of dimension `dim` of operand `name` are kept."""
-        return self._kept.mask(self.value(name).dims[dim])
-
-    def count(self, g: Ids) -> int:
-        """Return how many indices of a guard are kept."""
-        return int(self._kept.mask(g).sum())
-
-    def kept(self, g: Ids) -> Mask:
-        """Return which indices of a guard are kept."""
-        return self._kept.mask(g)
-
-    def result(self, index: int | None = None) -> TensorGuard:
-        """Return the guards of this node's result, or of its `index`-th tensor."""
-        value = self._values[self.source]
-        chosen = value if index is None or not isinstance(value, tuple) else value[index]
-        if not isinstance(chosen, TensorGuard):
-            raise TypeError(f"{self.node.name}: the result is not a tensor")
-        return chosen
-
-    def sizes(self) -> list[int]:
-        """Return the kept size of every dimension of the result."""
-        return [self.count(g) for g in self.result().dims]
-
-    def set(self, name: str, value: Any) -> None:
-        """Change one argument, by its name in the operator's schema."""
-        target = self.node.target
-        if not isinstance(target, torch._ops.OpOverload):
-            raise TypeError(f"{self.node.name}: {target} has no schema")
-        names = [a.name for a in target._schema.arguments if not a.kwarg_only]
-        if name in names and names.index(name) < len(self.node.args):
-            self.node.update_arg(names.index(name), value)
-        else:
-            self.node.update_kwarg(name, value)
-
-    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
-        """Put a constant tensor before this node and return the node that reads it."""
-        graph = self.node.graph
-        owner: Any = graph.owning_module
-        label = f"_{self.node.name}_{name}"
-        owner.register_buffer(label, value, persistent=False)
-        with graph.inserting_before(self.node):
-            read = graph.get_attr(label)
-        read.meta["val"] = value
-        return read

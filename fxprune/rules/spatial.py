@@ -67,7 +67,7 @@ POOLS: dict[Any, int] = {
 
 @couples(*POOLS)
 def pool(site: Site) -> Any:
-    """Pass the leading axes through; what is zero everywhere stays zero."""
+    """Pass the leading axes through; what is zero everywhere is zero after."""
     name = "input" if "input" in site.args else "self"
     value = site.node.meta["val"]
     n = POOLS[site.operator]
@@ -86,7 +86,7 @@ def _over(site: Site, x: TensorGuard, n: int, out: torch.Tensor) -> TensorGuard:
 
 @couples(aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
 def grid_sampler(site: Site) -> TensorGuard:
-    """Sample `n c *` on a grid, which stays."""
+    """Sample `n c *` on a grid, which is pinned."""
     x, grid = site.tensor("input"), site.tensor("grid")
     site.pin_all([grid], "a sampling grid keeps its size")
     x = x.with_(0, site.unify(x.dims[0], grid.dims[0]))
@@ -129,7 +129,7 @@ def col2im(site: Site) -> TensorGuard:
 
 @couples(aten.unfold.default)
 def unfold(site: Site) -> TensorGuard:
-    """Slide a window along one axis, which stays; the window is a new last axis."""
+    """Slide a window along one axis, which is pinned; the window is a new last axis."""
     x = site.tensor("self")
     if not x.dims:
         return site.fixed()

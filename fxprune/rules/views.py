@@ -10,8 +10,10 @@ import torch
 from torch import fx
 
 from fxprune.guards import Ids, outer, true
+from fxprune.rules.edit import Edit
 from fxprune.rules.registry import couples, rewrites
-from fxprune.rules.site import Edit, Site, TensorGuard, shape_of, unbounded
+from fxprune.rules.row_shuffles import gather_shuffled, shuffled
+from fxprune.rules.site import Site, TensorGuard, shape_of, unbounded
 
 aten = torch.ops.aten
 
@@ -45,7 +47,14 @@ SQUEEZES = [
 @couples(*SIZED, *UNSIZED, *SQUEEZES)
 def view(site: Site) -> TensorGuard:
     """Regroup the axes row-major: the smallest runs of equal product merge, then split."""
-    return regroup(site, site.tensor("self"), site.out())
+    moved = shuffled(site) if site.coupling.loose else None
+    return moved or regroup(site, site.tensor("self"), site.out())
+
+
+@rewrites(aten.flatten.using_ints)
+def gather_flattened(edit: Edit) -> None:
+    """Gather what a shuffle moves that ends here."""
+    gather_shuffled(edit)
 
 
 @couples(aten.view_as.default, aten.reshape_as.default)
@@ -117,20 +126,16 @@ def groups(
 def resize(edit: Edit) -> None:
     """Write the kept sizes; one symbolic size becomes -1, several keep their expressions.
 
-    A view becomes a reshape where nothing writes through it: what it views may lie otherwise now.
+    A view becomes a reshape where nothing writes through it: its tensor may have another layout.
     """
+    if gather_shuffled(edit):
+        return
     name = SIZED[edit.operator]
     start = edit.value("self").axis(edit.args["dim"]) if "dim" in edit.args else 0  # unflatten
     sizes = kept_sizes(edit, list(edit.args[name]), start)
     edit.set(name, sizes)
-    source = edit.source.args[0]
-    users = [*edit.source.users, *(source.users if isinstance(source, fx.Node) else ())]
-    if edit.source.target is aten.view.default and not any(map(_writes, users)):
+    if edit.operator is aten.view.default and not edit.written:
         edit.node.target = aten.reshape.default
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def kept_sizes(edit: Edit, given: Sequence[int | fx.Node], start: int = 0) -> list[int | fx.Node]:
@@ -145,12 +150,23 @@ def kept_sizes(edit: Edit, given: Sequence[int | fx.Node], start: int = 0) -> li
         elif alone:
             sizes.append(-1)
         else:
-            sizes.append(size if old == new else _scaled(edit, size, new, old))
+            sizes.append(_scaled(edit, size, new, old))
     return sizes
 
 
+def resized(edit: Edit, given: Sequence[int | fx.Node]) -> list[int | fx.Node]:
+    """Return the sizes of the shrunk result, those that the graph computes scaled."""
+    axes = zip(given, edit.result().dims, edit.sizes(), strict=True)
+    return [
+        _scaled(edit, size, new, len(g)) if isinstance(size, fx.Node) else new
+        for size, g, new in axes
+    ]
+
+
 def _scaled(edit: Edit, size: fx.Node, new: int, old: int) -> fx.Node:
-    """Return `size · new // old`, computed before the node."""
+    """Return `size · new // old`, computed before the node where that is another size."""
+    if old == new:
+        return size
     graph = edit.node.graph
     with graph.inserting_before(edit.node):
         grown = graph.call_function(operator.mul, (size, new))
@@ -163,7 +179,7 @@ def _scaled(edit: Edit, size: fx.Node, new: int, old: int) -> fx.Node:
 
 @rewrites(*SQUEEZES)
 def keep_squeezed(edit: Edit) -> None:
-    """Name the squeezed axes: one that was shrunk to a single index stays an axis."""
+    """Name the squeezed axes: one that was shrunk to a single index is kept."""
     before = [len(g) for g in edit.value("self").dims]
     if edit.operator in (aten.squeeze.default, aten.squeeze_.default):
         dims = [d for d, size in enumerate(before) if size == 1]

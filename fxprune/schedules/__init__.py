@@ -1,13 +1,14 @@
-"""Schedules: in how many steps, and how far with each. Every file here is imported."""
+"""Schedules: in how many steps to prune, and how far with each.
+
+The sparsity of every step is that of the original model.
+Every file here is imported, every `@schedule` registers; the loop takes the steps.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from fxprune.registry import load
 from fxprune.schedules.registry import SCHEDULES, Schedule, make, schedule
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+load(__name__)
 
 __all__ = ["SCHEDULES", "Schedule", "make", "schedule"]

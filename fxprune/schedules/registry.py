@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from fxprune.registry import Registry
 
+MOST = 10_000  # steps, each of which prunes and trains: more is a slip of the pen
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
@@ -18,13 +20,16 @@ class Schedule(ABC):
     """
 
     warmup: int = 0
-    rewinds: ClassVar[bool] = False  # whether weights go back to what they were, after each step
+    rewinds: ClassVar[bool] = False  # whether weights are rewound after each step
 
     def __post_init__(self) -> None:
         if self.warmup < 0:
             raise ValueError(f"warmup={self.warmup}: 0 or more is needed")
         if self.count < 1:
             raise ValueError(f"steps={self.count}: 1 or more is needed")
+        for name, value in (("warmup", self.warmup), ("steps", self.count)):
+            if value > MOST:
+                raise ValueError(f"{name}={value}: {MOST:,} or fewer are needed")
 
     @property
     @abstractmethod

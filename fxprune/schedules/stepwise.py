@@ -35,7 +35,7 @@ class _Stepwise(Schedule):
 @schedule("linear")
 @dataclass(frozen=True, kw_only=True)
 class Linear(_Stepwise):
-    """Remove as much in every step: s·t/T."""
+    """Remove the same share in every step: s·t/T."""
 
     def sparsity(self, step: int, final: float) -> float:
         """Return s·t/T."""
@@ -82,9 +82,9 @@ class Exponential(_Stepwise):
 @schedule("lottery-ticket")
 @dataclass(frozen=True, kw_only=True)
 class LotteryTicket(Exponential):
-    """Train, remove a share, put what is left back to the weights it had (Frankle and Carbin 2019).
+    """Train, remove a share, rewind the rest to the weights it had (Frankle and Carbin 2019).
 
-    arXiv:1803.03635. The weights are those that the model came with: hand over the untrained
+    arXiv:1803.03635. The weights are those that the model came with: give the untrained
     network, and train it in `fine_tune`. After the last step the winning ticket is trained once
     more.
     """

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.networks.structures import Sequence
+from tests.rules.samples.grouped import fallback as grouped_mm
+from tests.support.noise import integers
 
 
 class Separate(Sequence):
@@ -57,6 +59,15 @@ class Grouped(Separate):
 class GroupedInterleaved(Grouped):
     def attend(self, q, k, v):
         k, v = (t.repeat_interleave(3, 1) for t in (k, v))
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class GroupedSized(Grouped):
+    """Say how many copies that makes; repeat by a tensor."""
+
+    def attend(self, q, k, v):
+        k = k.repeat_interleave(3, 1, output_size=6)
+        v = v.repeat_interleave(torch.tensor([3, 3]), 1, output_size=6)
         return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -185,7 +196,7 @@ class Decoder(Sequence):
 class Tied(Sequence):
     """Use the embedding for the logits too."""
 
-    inputs = (torch.randint(0, 9, (2, 6)),)
+    inputs = (integers(9, 2, 6),)
     stays = "embed.weight 0"
 
     def build(self) -> None:
@@ -212,6 +223,42 @@ class DenseExperts(Sequence):
         hidden = F.gelu(torch.einsum("btc,ech->bteh", x, self.up))
         out = torch.einsum("bteh,ehc->btec", hidden, self.down)
         return self.last((out * gate[..., None]).sum(2))
+
+
+class RoutedExperts(Sequence):
+    """Sort tokens by the expert that a router chooses, and multiply by the expert's matrix."""
+
+    stays = "first.weight 1, last.weight 0, last.bias 0, router.weight 0, up 0, down 0"
+
+    def build(self) -> None:
+        self.first, self.last = nn.Linear(5, 16), nn.Linear(16, 4)
+        self.router = nn.Linear(16, 3, bias=False)
+        self.up = nn.Parameter(torch.randn(3, 24, 16) / 4)
+        self.down = nn.Parameter(torch.randn(3, 16, 12) / 4)
+
+    def forward(self, x):
+        shape, x = x.shape, self.first(x).flatten(0, 1)
+        share, chosen = torch.sigmoid(self.router(x)).topk(2)
+        expert, order = chosen.flatten().sort()
+        counts = torch.nn.functional.one_hot(expert, 3).sum(0)
+        ends = counts.cumsum(0).to(torch.int32)
+        gate, value = self.times(x[order // 2], self.up, ends).chunk(2, -1)
+        out = self.times(F.silu(gate) * value, self.down, ends) * share.flatten()[order, None]
+        back = torch.empty_like(order)
+        back[order] = torch.arange(order.shape[0])
+        x = x + out[back].view(*x.shape[:1], 2, -1).sum(1)
+        return self.last(x.view(*shape[:2], -1))
+
+    def times(self, x, weight, ends):
+        return grouped_mm(x, weight.transpose(-2, -1), ends)
+
+
+class SelectedExperts(RoutedExperts):
+    """Gather the matrix of every token's expert instead."""
+
+    def times(self, x, weight, ends):
+        expert = torch.searchsorted(ends, torch.arange(x.shape[0]), right=True)
+        return torch.bmm(weight[expert], x.unsqueeze(-1)).squeeze(-1)
 
 
 class Recurrent(Sequence):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.networks.structures import AUDIO, Sequence, Vision
+from tests.support.noise import noise
 
 
 class Frozen(Vision):
@@ -19,7 +20,7 @@ class Frozen(Vision):
 
 
 class Generator(Sequence):
-    inputs = (torch.randn(2, 5),)
+    inputs = (noise(2, 5),)
 
     def build(self) -> None:
         self.first, self.up = nn.Linear(5, 8 * 4), nn.ConvTranspose2d(8, 6, 3, groups=2)
@@ -122,7 +123,7 @@ class DilatedCausal(Vision):
 
 
 class Volume(Vision):
-    inputs = (torch.randn(2, 2, 4, 8, 8),)
+    inputs = (noise(2, 2, 4, 8, 8),)
 
     def build(self) -> None:
         self.first, self.norm = nn.Conv3d(2, 8, 3, padding=1), nn.BatchNorm3d(8)
@@ -133,7 +134,7 @@ class Volume(Vision):
 
 
 class Film(Vision):
-    inputs = (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+    inputs = (noise(2, 3, 8, 8), noise(2, 5))
     stays = "first.weight 1, film.weight 1, last.weight 0, last.bias 0"
 
     def build(self) -> None:
@@ -146,8 +147,6 @@ class Film(Vision):
 
 
 class WeightNorm(Vision):
-    approximate = True
-
     def build(self) -> None:
         super().build()
         self.first = nn.utils.parametrizations.weight_norm(self.first)
@@ -170,7 +169,7 @@ class SpectralNorm(Vision):
 
 
 class CosineClassifier(Sequence):
-    inputs = (torch.randn(2, 5),)
+    inputs = (noise(2, 5),)
     stays = "first.weight 1, centre 0"
 
     def build(self) -> None:
@@ -181,7 +180,7 @@ class CosineClassifier(Sequence):
 
 
 class NestedOutputs(Vision):
-    inputs = (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+    inputs = (noise(2, 3, 8, 8), noise(2, 5))
     stays = "first.weight 1, other.weight 1, last.weight 0, last.bias 0, head.weight 0, head.bias 0"
 
     def build(self) -> None:

@@ -194,7 +194,7 @@ SEEN = {"a.weight": (4, 3, 1, 1), "a.bias": (4,), "b.weight": (4, 3, 1, 1), "b.b
 CASES = (
     Case("dense", chain(), lambda m: None, {}, "nothing was removed"),
     Case("unread", chain(), lambda m: zero(m.b.weight, 2, 5, dim=1), FEWER),
-    Case("scale of zero", chain(), norm_off, FEWER, "went into b.bias"),
+    Case("scale of zero", chain(), norm_off, FEWER, "folded into b.bias"),
     Case("negative constant", chain(k=3, padding=1), negative, LESS),
     Case("constant, padded", chain(k=3, padding=1), constant_conv, {}, "zero padding"),
     Case(
@@ -251,7 +251,7 @@ CASES = (
         killed_shared,
         {"a.weight": (7, 3, 1, 1), "a.bias": (7,), "twice.weight": (7, 7, 1, 1)}
         | {"last.weight": (4, 7, 1, 1)},
-        "went into conv2d_1_constant",
+        "folded into conv2d_1_constant",
     ),
     Case(
         "shared with a bias",
@@ -259,7 +259,7 @@ CASES = (
         killed_shared,
         {"a.weight": (7, 3, 1, 1), "a.bias": (7,), "twice.weight": (7, 7, 1, 1)}
         | {"twice.bias": (7,), "last.weight": (4, 7, 1, 1)},
-        "went into conv2d_1_constant, conv2d_2_constant, last.bias",
+        "folded into conv2d_1_constant, conv2d_2_constant, last.bias",
     ),
     Case(
         "MLP",

@@ -25,6 +25,17 @@ class MadeKeys(Separate):
         return super().attend(q, k, v)
 
 
+class Merged(Fused):
+    """Fold the heads into the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        qkv = self.first(x).view(n, t, 3, 3, 4).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        q, k, v = qkv.unbind(0)
+        x = torch.bmm((q @ k.transpose(1, 2)).softmax(-1), v)
+        return self.last(x.unflatten(0, (n, 3)).transpose(1, 2).flatten(2))
+
+
 def zero_key(m: Any) -> None:
     zero(m.tokens.weight, 3)
     zero(m.tokens.bias, 3)  # softmax gives it a weight all the same
@@ -38,6 +49,11 @@ def heads_of(layers: tuple[str, ...]) -> Callable[[Any], None]:
             zero(layer.bias, *range(4, 8))
 
     return kill
+
+
+def merged_head(m: Any) -> None:
+    zero(m.first.weight, *(12 * part + 4 + k for part in range(3) for k in range(4)))
+    zero(m.first.bias, *(12 * part + 4 + k for part in range(3) for k in range(4)))
 
 
 def fused_head(m: Any) -> None:
@@ -60,5 +76,12 @@ HEADS = (
         {"first.weight": (24, 5), "first.bias": (24,), "last.weight": (4, 8)},
         "last.bias",
         TOKENS,
+    ),
+    Case(
+        "heads in a batch of three",
+        Merged,
+        merged_head,
+        {"first.weight": (24, 5), "first.bias": (24,), "last.weight": (4, 8)},
+        inputs=(torch.cat([*TOKENS, TOKENS[0][:1]]),),
     ),
 )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.networks.structures import Sequence, Vision
+from tests.support.noise import noise
 
 
 class ChannelShuffle(Vision):
@@ -149,7 +150,7 @@ class ReshapeAs(Vision):
 
 
 class OuterProduct(Sequence):
-    inputs = (torch.randn(2, 5),)
+    inputs = (noise(2, 5),)
     stays = "first.weight 1, other.weight 1, last.weight 0, last.bias 0"
 
     def build(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-IMAGE = (torch.randn(2, 3, 8, 8),)
-TOKENS = (torch.randn(2, 6, 5),)
-AUDIO = (torch.randn(2, 2, 32),)
+from tests.support.noise import noise
+
+IMAGE = (noise(2, 3, 8, 8),)
+TOKENS = (noise(2, 6, 5),)
+AUDIO = (noise(2, 2, 32),)
 
 
 class Structure(nn.Module):

@@ -14,7 +14,7 @@ from tests.networks.whole import analyse, obey
 @given(networks(), st.floats(0.1, 0.9), st.integers(0, 99))
 def test_zeroed_equals_shrunk(network: Network, ratio: float, seed: int) -> None:
     analysis = analyse(network, (torch.randn(2, 3, 4, 4), torch.randn(2, 5)))
-    assert not analysis.coupling.unruled
+    assert not analysis.coupling.unruled | analysis.coupling.failed
     another = (torch.randn(3, 3, 4, 4), torch.randn(3, 5))
     obey(analysis, another, ratio=ratio, seed=seed)
     obey(analysis, another, ratio=ratio, seed=seed, exact=False)

@@ -1,4 +1,4 @@
-"""The law of the whole: the original with dropped units' parameters zeroed ≡ the shrunk module."""
+"""The law of the whole: the original with dropped units' weights zeroed ≡ the shrunk module."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture
-from fxprune.coupling import couple
 from fxprune.guards import Mask
-from fxprune.masking import zeroed
 from fxprune.plan import Plan
 from fxprune.program import Program
-from fxprune.rules.site import Coupling, TensorGuard
-from fxprune.shrinking import kept_indices, shrink
-from fxprune.targets import Discovery, Target
+from fxprune.rules import Coupling, TensorGuard
+from fxprune.surgery import kept_indices, shrink, zeroed, zeroed_reads
+from fxprune.targets import Discovery, Target, couple
 
 TOLERANCE = 1e-4  # relative to the largest output
 KERNEL = "a spatial or kernel axis keeps its size"
@@ -101,9 +99,15 @@ def obey(
     module = analysis.program.module
     small = shrink(module, analysis.coupling, alive)
     kept = kept_indices(module, analysis.coupling, alive)
-    reference = copy.deepcopy(analysis.model)
-    changed = zeroed(reference, Plan(kept))
     signature = analysis.program.signature
+    # weights that are computed are zero as operators read them: of the graph, else of the model
+    graph, spared = zeroed_reads(module, analysis.coupling, alive)
+    reference = copy.deepcopy(analysis.model if graph is module else graph)
+    changed = zeroed(reference, Plan(kept), spared)
+    if graph is not module:
+        with torch.no_grad():
+            given = copy.deepcopy((signature.args, signature.kwargs))
+            _compare(copy.deepcopy(analysis.model)(*given[0], **given[1]), module(*given[0]), True)
     for args in ((signature.args, signature.kwargs), *((one, {}) for one in others)):
         with torch.no_grad():
             ours = torch.func.functional_call(reference, changed, *copy.deepcopy(args))

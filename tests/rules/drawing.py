@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils import _pytree as pytree
 
 from fxprune.guards import Ids
-from fxprune.rules.site import TensorGuard
+from fxprune.rules import TensorGuard
 from tests.rules.law import Case
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -14,11 +14,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling import couple
 from fxprune.guards import Ids, Mask
-from fxprune.rules.kept import Kept
-from fxprune.rules.site import Coupling, TensorGuard
-from fxprune.shrinking import kept_indices, shrink
+from fxprune.rules import Coupling, Kept, TensorGuard
+from fxprune.surgery import kept_indices, shrink
+from fxprune.targets import couple
 
 RANDOM_DRAWS = 4
 MOST_ALONE = 12
@@ -27,6 +26,13 @@ MOST_ALONE = 12
 @dataclass(frozen=True)
 class Input:
     """Mark an operand that is an input of the model instead of a parameter."""
+
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Held:
+    """Mark an operand that is a buffer, although it holds numbers with a point."""
 
     tensor: torch.Tensor
 
@@ -51,6 +57,8 @@ class Sample:
 def _show(arg: Any) -> str:
     if isinstance(arg, Input):
         return f"input {_show(arg.tensor)}"
+    if isinstance(arg, Held):
+        return f"buffer {_show(arg.tensor)}"
     if isinstance(arg, torch.Tensor):
         kind = "" if arg.is_floating_point() else str(arg.dtype).removeprefix("torch.")
         return kind + "[" + " ".join(map(str, arg.shape)) + "]"
@@ -165,7 +173,7 @@ def _restricted(tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor
 
 @dataclass
 class Builder:
-    """Put operands in a graph: float ones as parameters, others as buffers, inputs as inputs."""
+    """Put operands in a graph: floats as parameters, others as buffers, inputs as inputs."""
 
     clones: bool  # an operator that writes gets copies
     root: nn.Module = field(default_factory=nn.Module)
@@ -179,12 +187,14 @@ class Builder:
         if isinstance(arg, Input):
             self.inputs.append(arg.tensor)
             return self.valued(self.graph.placeholder(f"x{len(self.inputs)}"), arg.tensor)
+        if isinstance(arg, Held):
+            return self.read(arg.tensor, trained=False)
         return self.read(arg) if isinstance(arg, torch.Tensor) else arg
 
-    def read(self, tensor: torch.Tensor) -> fx.Node:
+    def read(self, tensor: torch.Tensor, trained: bool = True) -> fx.Node:
         """Return a node that reads a tensor of the module."""
         name = f"operand{len(list(self.root.parameters())) + len(list(self.root.buffers()))}"
-        if tensor.is_floating_point():
+        if trained and (tensor.is_floating_point() or tensor.is_complex()):
             self.root.register_parameter(name, nn.Parameter(tensor))
         else:
             self.root.register_buffer(name, tensor)
@@ -222,6 +232,6 @@ def build(sample: Sample) -> Case:
 
 
 def _bare(sample: Sample) -> Any:
-    strip = lambda a: a.tensor if isinstance(a, Input) else a  # noqa: E731
-    is_leaf = lambda a: isinstance(a, Input)  # noqa: E731
+    strip = lambda a: a.tensor if isinstance(a, (Input, Held)) else a  # noqa: E731
+    is_leaf = lambda a: isinstance(a, (Input, Held))  # noqa: E731
     return pytree.tree_map(strip, (list(sample.args), dict(sample.kwargs)), is_leaf=is_leaf)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.rules.law import Input, Sample
+from tests.rules.law import Held, Input, Sample
 
 _random = torch.Generator().manual_seed(0)
 
@@ -14,6 +14,11 @@ _random = torch.Generator().manual_seed(0)
 def f(*shape: int) -> torch.Tensor:
     """Return a float operand: a parameter of the graph."""
     return torch.randn(shape, generator=_random)
+
+
+def c(*shape: int) -> torch.Tensor:
+    """Return a complex operand: a parameter of the graph."""
+    return torch.complex(f(*shape), f(*shape))
 
 
 def p(*shape: int) -> torch.Tensor:
@@ -34,6 +39,11 @@ def i(high: int, *shape: int) -> torch.Tensor:
 def x(*shape: int) -> Input:
     """Return an input of the graph: its shape never changes."""
     return Input(f(*shape))
+
+
+def held(tensor: torch.Tensor) -> Held:
+    """Return an operand with a point that is a buffer."""
+    return Held(tensor)
 
 
 def s(operator: Any, *args: Any, **kwargs: Any) -> Sample:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fxprune.coupling import rule_for
 from fxprune.rules import RULES
+from fxprune.targets import rule_for
 from tests.rules.drawing import draw
 from tests.rules.law import Sample, build
 
@@ -33,6 +33,7 @@ SAMPLES = _load()
 def test_dropping_equals_zeroing(sample: Sample) -> None:
     assert rule_for(sample.operator) is not None
     case = build(sample)
+    assert not case.coupling.failed
     for dropped in case.draws():
         case.check(dropped)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torchvision")
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import zoo
 import zoo_models
 

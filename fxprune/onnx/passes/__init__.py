@@ -1,16 +1,16 @@
-"""The passes that compact ONNX graphs, one file each, and the pipeline they form."""
+"""The passes that compact ONNX graphs, one file each, and the pipeline they form.
+
+Each returns a graph of the same function, which ONNX Runtime compares with the one before.
+The export runs them, and so does `fxprune compact`.
+"""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from fxprune.onnx.program import FACT, OnnxPass
 from fxprune.pipeline import PASSES
+from fxprune.registry import load
 
-from ..program import FACT, OnnxPass
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+load(__name__)
 
 ORDER = (
     "onnx_rewrite",
@@ -28,4 +28,4 @@ def compaction() -> tuple[OnnxPass, ...]:
     return tuple(PASSES[name]() for name in ORDER)
 
 
-__all__ = ["FACT", "ORDER", "compaction"]
+__all__ = ["FACT", "ORDER", "PASSES", "compaction"]

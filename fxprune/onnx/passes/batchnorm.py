@@ -4,41 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fxprune.onnx.program import GraphEdit
+from fxprune.onnx.view import Array, View, values_of
 from fxprune.pipeline import register
-
-from ..program import FACT, OnnxProgram
-from ..view import Array, View, values_of
 
 
 @register("onnx_batchnorm")
 @dataclass(frozen=True)
-class FoldBatchNorm:
+class FoldBatchNorm(GraphEdit):
     """Fold inference batch norms into the Conv, ConvTranspose, Gemm or MatMul before them."""
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
-
-    def __call__(self, program: OnnxProgram) -> OnnxProgram:
-        """Return the program with the norms in weights; shared weights are left as they are."""
-        return program.edited(_edit)
-
-
-def _edit(view: View) -> int:
-    changed = 0
-    for node in view.nodes("BatchNormalization"):
-        maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-        fold = _FOLDS.get(maker.op) if maker is not None and not maker.domain else None
-        affine = _affine(view, node)
-        if fold is None or affine is None or not view.private(node.inputs[0]):
-            continue
-        changed += fold(view, maker, node, *affine)
-    return changed
+    def edit(self, view: View) -> int:
+        """Put norms into weights; those that other nodes read are left as they are."""
+        changed = 0
+        for node in view.nodes("BatchNormalization"):
+            maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+            fold = _FOLDS.get(maker.op) if maker is not None and not maker.domain else None
+            affine = _affine(view, node)
+            if fold is None or affine is None or not view.private(node.inputs[0]):
+                continue
+            changed += fold(view, maker, node, *affine)
+        return changed
 
 
 def _affine(view: View, node: gs.Node) -> tuple[Array, Array] | None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fxprune.onnx.program import OnnxPass, OnnxProgram
+from fxprune.onnx.view import View, plain
 from fxprune.pipeline import register
 
-from ..program import FACT, OnnxProgram
-from ..view import View, plain
-
 FOLD_LIMIT = 64 * 1024
-"""Bytes: what is folded into a larger constant stays an operator, so that no `Expand` bloats the
+"""Bytes: what is folded into a larger constant remains an operator, so that no `Expand` bloats the
 file, unless the constant takes no more room than what it is made of.
 
-ONNX Runtime folds what is left when it loads the model, so nothing is lost at run time."""
+ONNX Runtime folds the rest when it loads the model, so nothing is lost at run time."""
 
 FRESH_EVERY_RUN = frozenset(
     {
@@ -41,12 +40,8 @@ _NUMBERS = {
 
 @register("onnx_fold")
 @dataclass(frozen=True)
-class Fold:
+class Fold(OnnxPass):
     """Replace nodes whose inputs are all constant by their value, computed by ONNX Runtime."""
-
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
 
     limit: int = FOLD_LIMIT
 
@@ -60,15 +55,15 @@ class Fold:
 
     def _edit(self, limit: int, view: View) -> int:
         # Sound: the very runtime and kernels that would run the node compute its value. Not sound,
-        # hence excluded: operators that draw random numbers. `fold_shapes` stays off because it
+        # hence excluded: operators that draw random numbers. `fold_shapes` is off because it
         # also elides float casts around integer arithmetic, and Mul by 0.5 would become Mul by 0.
         # Only where there is something to fold: ONNX Runtime is asked for it at a price.
         if not any(self._constant(node) for node in view.graph.nodes):
             return 0
         before = _computed(view.graph)
         _read_numbers(view)
-        # Of weights that are only laid out anew, whatever their size: else it would hang on the
-        # width of a layer how many nodes a graph has.
+        # Weights that are only reshaped or transposed are folded whatever their size: else the
+        # number of nodes of a graph would depend on the width of a layer.
         if any(self._constant(node) and not _grows(view, node) for node in view.graph.nodes):
             _fold(view, None, lambda node: _excluded(node) or _grows(view, node))
         _fold(view, limit, _excluded)
@@ -121,7 +116,7 @@ def _read_numbers(view: View) -> None:
 
 
 def _excluded(node: gs.Node) -> bool:
-    # What could not be read above, being an output or read in a body, stays as it is.
+    # What could not be read above, being an output or read in a body, is not changed.
     return node.op in _EXCLUDED or any(kind in node.attrs for kind in _NUMBERS)
 
 

@@ -1,45 +1,36 @@
-"""onnx_noop: operators that hand on what they read leave, and pairs of them become one."""
+"""onnx_noop: operators that pass on what they read are removed, and pairs of them become one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fxprune.onnx.program import GraphEdit
+from fxprune.onnx.view import Array, View, values_of
 from fxprune.pipeline import register
-
-from ..program import FACT, OnnxProgram
-from ..view import View, values_of
 
 
 @register("onnx_noop")
 @dataclass(frozen=True)
-class Noop:
+class Noop(GraphEdit):
     """Take out Identity, inference Dropout, and casts, reshapes, … that change nothing."""
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
-
-    def __call__(self, program: OnnxProgram) -> OnnxProgram:
-        """Return the program without operators that hand on their first input as it is."""
-        return program.edited(_edit)
-
-
-def _edit(view: View) -> int:
-    changed = 0
-    for node in view.nodes(*_RULES, "Transpose"):
-        if not node.outputs or any(out.outputs or not view.free(out) for out in node.outputs[1:]):
-            continue
-        if node.op == "Transpose":
-            changed += _compose(view, node)
-        rule = _RULES.get(node.op)
-        if rule is not None and rule(view, node):
-            changed += view.bypass(node, node.inputs[0])
-    return changed
+    def edit(self, view: View) -> int:
+        """Bypass operators that hand on their first input as it is."""
+        changed = 0
+        for node in view.nodes(*_RULES, "Transpose"):
+            if not node.outputs or any(o.outputs or not view.free(o) for o in node.outputs[1:]):
+                continue
+            if node.op == "Transpose":
+                changed += _compose(view, node)
+            rule = _RULES.get(node.op)
+            if rule is not None and rule(view, node):
+                changed += view.bypass(node, node.inputs[0])
+        return changed
 
 
 def _compose(view: View, node: gs.Node) -> int:
@@ -114,15 +105,15 @@ def _neutral(number: int) -> Callable[[View, gs.Node], bool]:
     def rule(view: View, node: gs.Node) -> bool:
         values = values_of(node.inputs[1])
         # -0.0 + 0.0 is 0.0: equal numbers, as everything that follows sees but for 1/x.
-        return values is not None and bool((values == number).all()) and _kept(view, node)
+        if values is None or not (values == number).all():
+            return False
+        return _kept(values, view.dims(node.inputs[0]))
 
     return rule
 
 
-def _kept(view: View, node: gs.Node) -> bool:
-    """Tell whether the constant does not broadcast the other operand to another shape."""
-    values, dims = values_of(node.inputs[1]), view.dims(node.inputs[0])
-    assert values is not None
+def _kept(values: Array, dims: tuple[Any, ...] | None) -> bool:
+    """Tell whether a constant does not broadcast an operand of these sizes to another shape."""
     return values.ndim == 0 or (
         dims is not None and values.ndim <= len(dims) and all(size == 1 for size in values.shape)
     )

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx
-import onnxscript.optimizer
 
+from fxprune.onnx.passes.fold import FRESH_EVERY_RUN
+from fxprune.onnx.program import OnnxPass, OnnxProgram
 from fxprune.pipeline import register
-
-from ..program import FACT, OnnxProgram
-from .fold import FRESH_EVERY_RUN
 
 
 @register("onnx_rewrite")
 @dataclass(frozen=True)
-class Rewrite:
+class Rewrite(OnnxPass):
     """Apply onnxscript's optimiser: its rewrite rules, folding, and one node for equal nodes."""
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
-
     limit: int = 4096
-    """Elements: what is folded into a larger constant stays an operator."""
+    """Elements: what is folded into a larger constant remains an operator."""
 
     def __call__(self, program: OnnxProgram) -> OnnxProgram:
-        """Return the optimised program; one with control flow or functions is left alone.
+        """Return the optimised program; one with control flow or functions is not changed.
 
         Sound but for those: the optimiser moves initialisers out of bodies and inlines functions,
         which this pass does not promise. Nodes that draw random numbers must not be merged either.
@@ -37,11 +30,11 @@ class Rewrite:
         bodies = any(a.type in (a.GRAPH, a.GRAPHS) for node in nodes for a in node.attribute)
         if bodies or program.model.functions or any(n.op_type in FRESH_EVERY_RUN for n in nodes):
             return program
+        from onnxscript import optimizer  # late: it takes half a second to load
+
         copy = onnx.ModelProto()
         copy.CopyFrom(program.model)
-        better = onnxscript.optimizer.optimize(
-            copy, input_size_limit=self.limit, output_size_limit=self.limit
-        )
+        better = optimizer.optimize(copy, input_size_limit=self.limit, output_size_limit=self.limit)
         if _counts(better) == _counts(program.model):
             return program
         return OnnxProgram(_plain(better, program.model), program.facts)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fxprune.onnx.program import GraphEdit
+from fxprune.onnx.view import View, values_of
 from fxprune.pipeline import register
-
-from ..program import FACT, OnnxProgram
-from ..view import View, values_of
 
 _MOVING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that keep the order of elements and change their arrangement only."""
@@ -19,24 +18,16 @@ _MOVING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 @register("onnx_shapes")
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(GraphEdit):
     """Replace computed sizes by constants where they are known, and merge reshapes in a row."""
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
-
-    def __call__(self, program: OnnxProgram) -> OnnxProgram:
-        """Return the program with fewer operators that compute with sizes."""
-        return program.edited(_edit)
-
-
-def _edit(view: View) -> int:
-    sizes = _Sizes(view)
-    changed = sum(_constant_sizes(view, node, sizes) for node in view.nodes(*_FOLLOWED))
-    for node in view.nodes("Reshape"):
-        changed += _constant_shape(view, node) + _merged(view, node)
-    return changed
+    def edit(self, view: View) -> int:
+        """Leave fewer operators that compute with sizes."""
+        sizes = _Sizes(view)
+        changed = sum(_constant_sizes(view, node, sizes) for node in view.nodes(*_FOLLOWED))
+        for node in view.nodes("Reshape"):
+            changed += _constant_shape(view, node) + _merged(view, node)
+        return changed
 
 
 def _constant_sizes(view: View, node: gs.Node, sizes: _Sizes) -> bool:

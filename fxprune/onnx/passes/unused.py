@@ -1,16 +1,14 @@
-"""onnx_unused: what reaches no output leaves."""
+"""onnx_unused: what reaches no output is removed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from fxprune.onnx.program import GraphEdit
+from fxprune.onnx.view import View
 from fxprune.pipeline import register
-
-from ..program import FACT, OnnxProgram
-from ..view import View
 
 _OPTIONAL = {
     "Dropout": 1,
@@ -25,32 +23,24 @@ _OPTIONAL = {
 
 @register("onnx_unused")
 @dataclass(frozen=True)
-class Unused:
-    """Drop nodes and initialisers that reach no output, and optional outputs nobody reads."""
+class Unused(GraphEdit):
+    """Drop nodes and initialisers that reach no output, and optional outputs that nothing reads."""
 
-    name: ClassVar[str]
-    requires: ClassVar[tuple[str, ...]] = (FACT,)
-    ensures: ClassVar[tuple[str, ...]] = ()
-
-    def __call__(self, program: OnnxProgram) -> OnnxProgram:
-        """Return the program without them; graph inputs stay, since callers feed them by name."""
-        return program.edited(_edit)
-
-
-def _edit(view: View) -> int:
-    # Sound: an ONNX operator has no effect but its outputs.
-    graph = view.graph
-    before = len(graph.nodes) + len(graph.tensors())
-    view.swept()
-    changed = before - len(graph.nodes) - len(graph.tensors())
-    for node in view.nodes(*_OPTIONAL):
-        changed += _drop_outputs(view, node)
-    return changed
+    def edit(self, view: View) -> int:
+        """Leave them out; graph inputs are kept, since callers feed them by name."""
+        # Sound: an ONNX operator has no effect but its outputs.
+        graph = view.graph
+        before = len(graph.nodes) + len(graph.tensors())
+        view.swept()
+        changed = before - len(graph.nodes) - len(graph.tensors())
+        for node in view.nodes(*_OPTIONAL):
+            changed += _drop_outputs(view, node)
+        return changed
 
 
 def _drop_outputs(view: View, node: gs.Node) -> int:
     dropped = 0
-    last = True  # only while nothing behind is needed can an output go without leaving a gap
+    last = True  # only while nothing behind is needed can an output be dropped without a gap
     for place in reversed(range(_OPTIONAL[node.op], len(node.outputs))):
         out = node.outputs[place]
         if out.is_empty() or out.outputs or not view.free(out):

@@ -3,6 +3,7 @@
 import torch
 
 from tests.rules.operands import b, f, i, p, r, s, x
+from tests.support.noise import noise
 
 aten = torch.ops.aten
 
@@ -93,7 +94,7 @@ SAMPLES = [
     r(aten.native_dropout.default, f(3, 4), 0.5, True),
     s(aten.rrelu.default, f(3, 4)),
     r(aten.rrelu.default, f(3, 4), 0.1, 0.3, True),
-    r(aten.bernoulli.default, torch.rand(3, 4)),
+    r(aten.bernoulli.default, noise(3, 4).sigmoid()),
     r(aten.bernoulli.p, f(3, 4), 0.5),
     s(aten.frexp.Tensor, f(3)),
     s(aten.bitwise_and.Tensor, i(8, 3, 4), i(8, 4)),
@@ -104,5 +105,6 @@ SAMPLES = [
     s(aten.glu.default, f(2, 6), 1),
     s(aten.glu.default, f(6, 4), 0),
     s(aten.glu.default, f(2, 6)),
-    s(torch.ops.fxprune.training_only.default, f(2, 3), ""),
+    s(torch.ops.fxprune.handed_on.default, f(2, 3), ""),
+    s(torch.ops.fxprune.differentiated.default, f(2, 3), [f(2, 3)], [], ""),
 ]

@@ -4,6 +4,7 @@ import torch
 
 from tests.rules.law import Input
 from tests.rules.operands import f, s, x
+from tests.support.noise import noise
 
 aten = torch.ops.aten
 
@@ -42,7 +43,7 @@ SAMPLES = [
     s(aten.view_as.default, f(2, 12), x(2, 3, 4)),
     s(aten.reshape_as.default, f(2, 3, 4), f(6, 4)),
     s(aten.view_as_complex.default, f(3, 4, 2)),
-    s(aten.view_as_real.default, Input(torch.randn(3, 4, dtype=torch.complex64))),
+    s(aten.view_as_real.default, Input(torch.complex(noise(3, 4), noise(3, 4, seed=1)))),
     s(aten.permute.default, f(2, 3, 4), [2, 0, 1]),
     s(aten.permute.default, f(2, 3, 4), [0, -1, 1]),
     s(aten.permute_copy.default, f(2, 3), [1, 0]),
@@ -83,6 +84,14 @@ SAMPLES = [
     s(aten.repeat_interleave.self_int, f(3, 4), 2, 1),
     s(aten.repeat_interleave.self_int, f(3, 4), 3, 0),
     s(aten.repeat_interleave.self_int, f(3, 4), 2),
+    s(aten.repeat_interleave.self_int, f(4), 2),
+    s(aten.repeat_interleave.self_int, f(3, 4), 2, 1, output_size=8),
+    s(aten.repeat_interleave.self_Tensor, f(3, 4), torch.tensor([2, 0, 1, 3]), 1),
+    s(aten.repeat_interleave.self_Tensor, f(3, 4), torch.tensor([2]), -1, output_size=8),
+    s(aten.repeat_interleave.self_Tensor, f(3, 4), torch.tensor([2])),
+    s(aten.repeat_interleave.self_Tensor, f(3, 4), torch.tensor([2, 0, 1], dtype=torch.int32), 0),
+    s(aten.repeat_interleave.self_Tensor, f(3), torch.tensor([2, 0, 1])),
+    s(aten.repeat_interleave.Tensor, torch.tensor([2, 0, 1])),
     s(aten.pixel_shuffle.default, f(2, 12, 3, 2), 2),
     s(aten.pixel_shuffle.default, f(8, 3, 2), 2),
     s(aten.pixel_unshuffle.default, f(2, 3, 4, 6), 2),

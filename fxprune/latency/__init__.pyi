@@ -1,0 +1,13 @@
+from .devices import Run as Run
+from .devices import Timing as Timing
+from .devices import batch_of as batch_of
+from .devices import clock_of as clock_of
+from .devices import device as device
+from .devices import inputs_of as inputs_of
+from .devices import interleaved as interleaved
+from .devices import resized_run as resized_run
+from .kernels import KernelModel as KernelModel
+from .kernels import Store as Store
+from .kernels import Unlabelled as Unlabelled
+from .kernels import labelled as labelled
+from .kernels import place as place

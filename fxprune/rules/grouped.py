@@ -1,0 +1,61 @@
+"""Matrix products in groups of rows, each group with a matrix of its own: a mixture of experts."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+
+from fxprune.guards import Ids
+from fxprune.rules.contraction import contracted, letters_of
+from fxprune.rules.registry import Shapes, couples
+from fxprune.rules.site import Site, tensor_meta
+
+aten = torch.ops.aten
+
+ROW_BYTES = 16  # the kernels of `_grouped_mm` read rows of whole multiples of it
+# ranks of both operands -> their letters and those of the result; s is cut into the groups e
+FORMS = {
+    (2, 3): ("sk", "ekn", "sn"),
+    (3, 2): ("emk", "ks", "ms"),
+    (2, 2): ("ms", "sn", "_mn"),
+    (3, 3): ("emk", "ekn", "emn"),
+}
+
+
+def _macs(shape: Shapes, args: dict[str, Any]) -> int:
+    first, second, *_ = args
+    if len(shape(first)) == len(shape(second)) == 2:  # every column belongs to one group
+        return prod(shape(first)) * shape(second)[-1]
+    return prod(shape("->")) * shape(first)[-1]
+
+
+@couples(aten._grouped_mm.default, "transformers.grouped_mm_fallback.default", macs=_macs)
+def grouped_mm(site: Site) -> Any:
+    """Couple `s k, e k n -> s n` and its kin: offsets address the rows s and the groups e."""
+    names = list(site.args)[:2]
+    values = [site.tensor(name) for name in names]
+    *texts, result = FORMS[len(values[0].dims), len(values[1].dims)]
+    bias, offsets = site.optional("bias"), site.optional("offs")
+    site.pin_all([bias, offsets], "offsets address the groups")
+    for name, text, value in zip(names, texts, values, strict=True):
+        for letter, g in zip(text, value.dims, strict=True):
+            if offsets is not None and letter in "se":
+                site.pin(g, "offsets address this axis")
+        if site.operator is aten._grouped_mm.default:
+            _hold_rows(site, name, value.dims)
+    operands = [(site.args[k], letters_of(t)) for k, t in zip(names, texts, strict=True)]
+    return contracted(site, operands, letters_of(result))
+
+
+def _hold_rows(site: Site, name: str, dims: tuple[Ids, ...]) -> None:
+    """Let features leave in blocks that keep the rows in memory whole multiples of what is read."""
+    value = tensor_meta(site.args[name])
+    if value is None:
+        return
+    block = max(1, ROW_BYTES // value.element_size())
+    for d, g in enumerate(dims):
+        if value.stride(d) == 1 and len(g) % block == 0:
+            inner = site.split(g, [len(g) // block, block])[1]
+            site.pin(inner, f"the kernel reads rows of whole multiples of {ROW_BYTES} bytes")

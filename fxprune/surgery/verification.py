@@ -1,0 +1,88 @@
+"""Compare two forms of one model by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.capture import refusal
+from fxprune.contexts import evaluating
+from fxprune.errors import VerifyError
+from fxprune.plan import Plan
+from fxprune.program import Signature
+from fxprune.surgery.masking import zeroed
+
+
+def outputs(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> list[torch.Tensor]:
+    """Run a module in evaluation mode on copies of what it may write to; return its tensors.
+
+    `changed` stands in for parameters of these names. The modes are put back after.
+    """
+    tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(changed)
+    given, named = pytree.tree_map_only(torch.Tensor, torch.clone, (args, dict(kwargs)))
+    with evaluating(module), torch.no_grad():
+        result = torch.func.functional_call(module, tensors, given, named)
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def difference(
+    original: torch.nn.Module,
+    shrunk: torch.nn.Module,
+    plan: Plan,
+    signature: Signature,
+    spared: Collection[str] = (),
+) -> float:
+    """Return the largest relative difference of the zeroed original and the shrunk module.
+
+    Parameters in `spared` are not zeroed: the original itself sees to what is computed of them. No
+    more than two of the examples are run, where the model takes two.
+
+    Raises InputError where the original refuses the examples, and VerifyError where an output has
+    another shape or is missing.
+    """
+    args, kwargs = signature.args, signature.kwargs
+    zeros = zeroed(original, plan, spared)
+    ours = None
+    if (signature.batch or 0) > 2:
+        with suppress(Exception):  # such as a batch that must be a multiple of four
+            args, kwargs = signature.resized(2)
+            ours = outputs(original, args, kwargs, zeros)
+    try:
+        if ours is None:
+            args, kwargs = signature.args, signature.kwargs
+            ours = outputs(original, args, kwargs, zeros)
+    except Exception as error:  # fake tensors hide what real ones reject, such as mixed dtypes
+        raise refusal("the model", args, kwargs, error) from error
+    theirs = outputs(shrunk, args, kwargs)
+    if [a.shape for a in ours] != [b.shape for b in theirs]:
+        raise VerifyError(
+            f"verify: outputs of {[tuple(a.shape) for a in ours]} became "
+            f"{[tuple(b.shape) for b in theirs]}"
+        )
+    return max((relative(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return max|a-b| / max|a| over finite places; infinite where the others are not the same."""
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    a, b = a.detach().to(wide).flatten(), b.detach().to(wide).flatten()
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
+        return float("inf")
+    if not torch.allclose(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    a, b = a[finite], b[finite]
+    scale = max(float(a.abs().max()), 1e-12)
+    return float((a - b).abs().max()) / scale
