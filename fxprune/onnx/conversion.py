@@ -36,15 +36,15 @@ def captured(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> Captured
             program = torch.export.export(
                 module, *inputs, dynamic_shapes=dynamic_shapes, strict=False
             )
+        # The converter traces it again and fails on guards on *args; they only assert sizes.
+        program._guards_code = []
+        with_known_grids(program)
+        without_writes(program)
+        program = with_views_told(program)
     except Exception as problem:  # torch.export raises whatever the model or the tracer raises.
         raise ExportError(
             f"torch.export refuses the model: {root_cause(problem, 300)}"
         ) from problem
-    # The converter traces the program again and fails on guards on *args; they only assert sizes.
-    program._guards_code = []
-    with_known_grids(program)
-    without_writes(program)
-    program = with_views_told(program)
     node = program.graph.output_node()
     results = node.args[0]
     assert isinstance(results, (tuple, list))
