@@ -6,8 +6,8 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -262,12 +262,7 @@ def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
     shapes = signature.dynamic_shapes(slim)
     try:
         with evaluating(slim), torch.no_grad(), quiet():
-            if (signature.batch or 0) > 2:
-                with suppress(Exception):  # such as a batch that must be a multiple of four
-                    args, kwargs = signature.resized(2)
-                    return export(slim, args, kwargs, dynamic_shapes=shapes, strict=False)
-            args, kwargs = signature.args, signature.kwargs
-            return export(slim, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return signature.on_few(partial(export, slim, dynamic_shapes=shapes, strict=False))
     except Exception as error:  # the exporter raises what it likes
         raise ExportError(
             f"save: torch.export refuses the pruned module: {first_line(error)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import PassError
+
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Signature:
         ]
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         return tuple(args), dict(kwargs)
+
+    def on_few(self, call: Callable[[tuple[Any, ...], dict[str, Any]], F]) -> F:
+        """Call with two of the examples, or with all of them where two will not do."""
+        if (self.batch or 0) > 2:
+            with suppress(Exception):  # such as a batch that must be a multiple of four
+                return call(*self.resized(2))
+        return call(self.args, self.kwargs)
 
 
 def by_name(
@@ -101,9 +111,6 @@ class Verified:
 
     difference: float
     allowed: float
-
-
-F = TypeVar("F")
 
 
 @dataclass(frozen=True)

@@ -99,34 +99,23 @@ def swept(
 ) -> Family:
     """Score once, remove as each goal asks, and return what each member became."""
     check(spec, calls)
-    with calls.watch:
-        return _swept(model, spec, inputs, calls, goals, timed_on)
-
-
-def _swept(
-    model: Any,
-    spec: Spec,
-    inputs: Any,
-    calls: Callbacks,
-    goals: list[tuple[float, Spec]],
-    timed_on: str | None,
-) -> Family:
     deepest = max((one.objective.made() for _, one in goals), key=lambda one: one.sparsity)
     clock = _clock(deepest, timed_on)
-    run = Run(model, spec, inputs, calls)
-    deepest = run.related(deepest)
-    warm_up(run, spec.schedule.made(), deepest)
-    scored = run.with_prediction(run.scored(), deepest)
-    members = tuple(
-        _member(run.with_goal(wanted, scored, f"{goal:g}"), scored, goal, wanted)
-        for goal, wanted in goals
-    )
-    whole, score = run.whole(), None
-    if calls.evaluate is not None:
-        score = Trials(calls.evaluate).of(whole.module)
-    first = _first(members[0].module.report, score)
-    family = Family(spec.objective.chosen[0], first, members)
-    return marked(family if clock is None else _timed(family, whole, clock))
+    with calls.watch:
+        run = Run(model, spec, inputs, calls)
+        deepest = run.related(deepest)
+        warm_up(run, spec.schedule.made(), deepest)
+        scored = run.with_prediction(run.scored(), deepest)
+        members = tuple(
+            _member(run.with_goal(wanted, scored, f"{goal:g}"), scored, goal, wanted)
+            for goal, wanted in goals
+        )
+        whole, score = run.whole(), None
+        if calls.evaluate is not None:
+            score = Trials(calls.evaluate).of(whole.module)
+        first = _first(members[0].module.report, score)
+        family = Family(spec.objective.chosen[0], first, members)
+        return marked(family if clock is None else _timed(family, whole, clock))
 
 
 def _member(run: Run, scored: Program, goal: float, wanted: Spec) -> Member:

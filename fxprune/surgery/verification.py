@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -50,19 +49,15 @@ def difference(
     Raises InputError where the original refuses the examples, and VerifyError where an output has
     another shape or is missing.
     """
-    args, kwargs = signature.args, signature.kwargs
     zeros = zeroed(original, plan, spared)
-    ours = None
-    if (signature.batch or 0) > 2:
-        with suppress(Exception):  # such as a batch that must be a multiple of four
-            args, kwargs = signature.resized(2)
-            ours = outputs(original, args, kwargs, zeros)
+
+    def ran(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, kwargs, outputs(original, args, kwargs, zeros)
+
     try:
-        if ours is None:
-            args, kwargs = signature.args, signature.kwargs
-            ours = outputs(original, args, kwargs, zeros)
+        args, kwargs, ours = signature.on_few(ran)
     except Exception as error:  # fake tensors hide what real ones reject, such as mixed dtypes
-        raise refusal("the model", args, kwargs, error) from error
+        raise refusal("the model", signature.args, signature.kwargs, error) from error
     theirs = outputs(shrunk, args, kwargs)
     if [a.shape for a in ours] != [b.shape for b in theirs]:
         raise VerifyError(

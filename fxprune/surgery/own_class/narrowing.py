@@ -95,24 +95,26 @@ class _Narrowing:
             if id(tensor) not in done and not torch.equal(cut, tensor):
                 done.add(id(tensor))
                 changes.narrow(tensor, cut.clone())
-        fault: Fault | None = None
-        for guesses in (False, True):
-            values = {self.places[k]: v for k, v in solution.values.items()}
-            if guesses:
-                more = self._guessed(solution)
-                if not more:
-                    break
-                values |= more
+        values = {self.places[k]: v for k, v in solution.values.items()}
+        values |= self._leaves(values, own, done)
+        fault = self._put(changes, values)
+        if fault is not None and (more := self._guessed(solution)):
+            values = {self.places[k]: v for k, v in solution.values.items()} | more
             values |= self._leaves(values, own, done)
-            mark = changes.mark
-            for place, value in values.items():
-                changes.put(place, value)
-            fault = self.proof.fault(self.model)
-            if fault is None:
-                return Narrowed({place.name: value for place, value in values.items()})
+            fault = self._put(changes, values)
+        if fault is not None:
+            raise refusal(self.module, self.coupling, self.alive, fault, solution)
+        return Narrowed({place.name: value for place, value in values.items()})
+
+    def _put(self, changes: Changes, values: Mapping[Place, int]) -> Fault | None:
+        """Set integers; where the proof does not hold then, put them back and return the fault."""
+        mark = changes.mark
+        for place, value in values.items():
+            changes.put(place, value)
+        fault = self.proof.fault(self.model)
+        if fault is not None:
             changes.back(mark)
-        assert fault is not None
-        raise refusal(self.module, self.coupling, self.alive, fault, solution)
+        return fault
 
     def _asked(self) -> Solution:
         with planted(self.places):

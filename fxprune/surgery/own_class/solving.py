@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fxprune.surgery.own_class.places import Place
+from fxprune.surgery.own_class.traced import Origin
 from fxprune.surgery.own_class.wanted import Wanted
 
 
@@ -39,37 +40,38 @@ def solved(places: Sequence[Place], asked: Sequence[Wanted]) -> Solution:
         if one.origin is None:
             solution.free.append(one)
         elif one.origin.single is None:
-            _derive(solution, places, one, set(first))
+            _derive(solution, places, one, one.origin, set(first))
     return solution
 
 
-def _derive(solution: Solution, places: Sequence[Place], one: Wanted, known: set[int]) -> None:
+def _derive(
+    solution: Solution, places: Sequence[Place], one: Wanted, origin: Origin, known: set[int]
+) -> None:
     """Choose the one place that is left of a computed integer, so that it becomes what it must."""
-    assert one.origin is not None
-    values = {k: solution.values.get(k, places[k].value) for k in one.origin.places}
-    if one.origin.of(values) == one.value:
+    values = {k: solution.values.get(k, places[k].value) for k in origin.places}
+    if origin.of(values) == one.value:
         return
-    if not one.origin.pure:
+    if not origin.pure:
         solution.free.append(one)
         return
-    open_ = [k for k in one.origin.places if k not in known and k not in solution.values]
+    open_ = [k for k in origin.places if k not in known and k not in solution.values]
     options = [
         (k, value)
         for k in open_
         for value in range(1, places[k].value)
-        if _gives(one, {**values, k: value})
+        if _gives(origin, {**values, k: value}, one.value)
     ]
-    if len({k for k, _ in options}) == 1 and len(options) == 1:
-        solution.values[options[0][0]] = options[0][1]
+    if len(options) == 1:
+        solution.values |= options
     else:
-        names = ", ".join(sorted(places[k].name for k in one.origin.places))
+        names = ", ".join(sorted(places[k].name for k in origin.places))
         fact = f"{one.before} is computed of {names}, and {one.value} cannot be"
         solution.unmet.append((one, fact))
 
 
-def _gives(one: Wanted, values: dict[int, int]) -> bool:
+def _gives(origin: Origin, values: dict[int, int], wanted: int) -> bool:
     try:
-        return one.origin is not None and one.origin.of(values) == one.value
+        return origin.of(values) == wanted
     except ZeroDivisionError:
         return False
 
