@@ -99,6 +99,7 @@ class Allocate:
             None if evaluator is None else partial(evaluator.score, program),
             program.say,
             scored.additive,
+            scored.losses,
         )
 
     def _bounds(self, terms: Terms, target: Target, size: int) -> Bounds:

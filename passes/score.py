@@ -16,7 +16,7 @@ from fxprune.graphs import attribute, tensors_of
 from fxprune.metrics import METRICS, Calibration, Evidence, Metric, Normalization, Scores, make
 from fxprune.metrics.normalizing import normalized
 from fxprune.metrics.reads import AsRead, as_read
-from fxprune.metrics.registry import Lessons, Scored
+from fxprune.metrics.registry import Curved, Lessons, Scored
 from fxprune.pipeline import Facts, register
 from fxprune.program import Program
 from fxprune.targets import BlockTarget, Discovery, Selection, Target
@@ -49,17 +49,21 @@ class Score:
         _check_weights(program.module, selected.targets)
         seen = _Seen(program, selected.targets)
         given = [one.metric or (self.metric, self._options) for one in selected.terms]
-        scores: dict[int, Scores] = {}
+        scores, losses = dict[int, Scores](), dict[int, Scores]()
         for number, (name, options) in enumerate(given):
             if number in scores:
                 continue
             alike = [k for k, other in enumerate(given) if other == (name, options)]
             targets = [selected.targets[k] for k in alike]
-            scores |= zip(alike, self._scored(program, seen, name, options, targets), strict=True)
+            found, lost = self._scored(program, seen, name, options, targets)
+            scores |= zip(alike, found, strict=True)
+            losses |= zip(alike, lost, strict=bool(lost))
         # changes of the loss add up over all targets, if they were all measured in the same way
         one_way = len({repr(one) for one in given}) == 1 and self.normalize == "none"
         additive = one_way and getattr(METRICS.get(given[0][0]), "additive", False)
-        return program.with_(Scored(tuple(scores[k] for k in range(len(given))), additive))
+        every = range(len(given))
+        known = tuple(losses[k] for k in every) if additive and len(losses) == len(given) else ()
+        return program.with_(Scored(tuple(scores[k] for k in every), additive, known))
 
     @property
     def _options(self) -> Mapping[str, Any]:
@@ -72,7 +76,8 @@ class Score:
         name: str,
         options: Mapping[str, Any],
         targets: list[Target],
-    ) -> list[Scores]:
+    ) -> tuple[list[Scores], list[Scores]]:
+        """Return the scores of some targets, and what is lost in their order if that is known."""
         options = dict(options)
         normalize = options.pop("normalize", "none")
         metric, data = make(name, options), program.get(Calibration) or Calibration()
@@ -88,10 +93,13 @@ class Score:
         )
         # weights and sums may differ in a last bit: what the first process sees is what all do
         _check_grain(name, metric, targets)
-        scores = [distributed.agreed(score) for score in metric.score(evidence)]
+        curves = metric.curves(evidence) if isinstance(metric, Curved) else []
+        given = [one.scores for one in curves] if curves else metric.score(evidence)
+        scores = [distributed.agreed(score) for score in given]
+        losses = [distributed.agreed(one.losses) for one in curves]
         for target, score in zip(targets, scores, strict=True):
             _check(target, score, name)
-        return [normalized(score, normalize) for score in scores]
+        return [normalized(score, normalize) for score in scores], losses
 
 
 class _Seen:

@@ -43,6 +43,7 @@ class Budget:
     evaluator: Callable[[Choice], float] | None = None
     say: Callable[[str], None] = lambda text: None
     additive: bool = False
+    losses: Sequence[Scores] = ()
 
     @cached_property
     def steps(self) -> tuple[int, ...]:

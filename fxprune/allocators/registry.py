@@ -121,6 +121,10 @@ class Problem(Protocol):
         """Tell whether scores are changes of one loss, so that they add up over all targets."""
 
     @property
+    def losses(self) -> Sequence[Scores]:
+        """Return what is lost of each target with its first 1, 2, … units, or nothing."""
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Return the roundings to try, the coarsest first: (8, 4, 2, 1), or one."""
 

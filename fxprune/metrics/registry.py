@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.guards import Ids
 from fxprune.metrics.calibration import Calibration
 from fxprune.program import Signature
 from fxprune.registry import Registry
@@ -19,6 +20,7 @@ from fxprune.targets import Grid, Target
 
 Scores = NDArray[np.float64]
 Needs: TypeAlias = Literal["nothing", "batches", "batches and loss", "training"]
+TIES = 1e-12  # relative: by how much the scores of a curve differ at least
 Reduction: TypeAlias = Literal["sum", "mean", "first", "max"]
 
 
@@ -36,6 +38,26 @@ class Evidence:
     signature: Signature
     calibration: Calibration
     learned: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Hold the order in which the units of a target go, and what is lost with the first 1, 2, ….
+
+    `order` are places in the target, `[units]`, and `losses` never fall.
+    """
+
+    order: Ids
+    losses: Scores
+
+    @property
+    def scores(self) -> Scores:
+        """Return a score of each unit, `[units]`: the step of its loss, ascending in the order."""
+        steps = np.maximum.accumulate(np.diff(self.losses, prepend=0.0))
+        apart = TIES * (float(steps[-1]) if len(steps) else 0.0) or TIES
+        scores = np.empty_like(steps)
+        scores[self.order] = steps + apart * np.arange(len(steps))
+        return scores
 
 
 class Metric(Protocol):
@@ -64,11 +86,14 @@ class Lessons:
 class Scored:
     """Hold an array of scores `[units]` for each selected target.
 
-    `additive` says that they are changes of one loss, which add up over all targets.
+    `additive` says that they are changes of one loss, which add up over all targets. `losses` are
+    what is lost of a target with its first 1, 2, … units in the order of their scores, `[units]`,
+    where a metric knows that.
     """
 
     scores: tuple[Scores, ...]
     additive: bool = False
+    losses: tuple[Scores, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +107,14 @@ class Seen:
     parameter: torch.nn.Parameter
     gradient: torch.Tensor
     grid: Grid | None = None
+
+
+@runtime_checkable
+class Curved(Protocol):
+    """A metric that knows what is lost with several units of a target together."""
+
+    def curves(self, evidence: Evidence) -> list[Curve]:
+        """Return a curve for each target."""
 
 
 @runtime_checkable

@@ -21,7 +21,8 @@ LEAST = 1e-3  # the share of its scores below which no less of a target counts a
 class Importance:
     """Hold the scores of all units, `[variables]`, and how the kept importance is added up.
 
-    For "sum" it is the sum of the scores that are kept. For "shares" it is −Σₖ wₖ·(lostₖ/keptₖ)²,
+    For "sum" it is the sum of the scores that are kept or, where it is known what is lost with
+    several units of a target together, minus the sum of that: `curves`, `[units + 1]`. For "shares" it is −Σₖ wₖ·(lostₖ/keptₖ)²,
     with the shares of the scores of target k, and wₖ the number of weights (matrices, kernels) that
     a unit has a part in: lostₖ/keptₖ is like a ratio of noise to signal in each of them. So no
     target is given up for another, and one that many layers read counts more.
@@ -32,6 +33,7 @@ class Importance:
     totals: Values
     weights: Values
     adds: bool
+    curves: Sequence[Values] = ()
 
     @classmethod
     def of(cls, problem: Problem, normalize: str, measure: Measure) -> Importance:
@@ -50,16 +52,24 @@ class Importance:
             {name for name, _ in t.footprint if ranks.get(name, 0) > 1} for t in problem.targets
         ]
         weights = np.array([max(1.0, float(len(names))) for names in read])
-        return cls(scores, units, totals, weights, adds)
+        known = problem.losses if adds and not mean else ()
+        curves = [np.concatenate([[0.0], one]) for one in known]
+        return cls(scores, units, totals, weights, adds, curves)
 
     def lost(self, k: int, moves: Moves) -> Values:
         """Return what is lost of target `k` with 0, 1, 2, … moves."""
+        if self.curves:
+            places: Ids = np.concatenate([[0], moves.ends])
+            return self.curves[k][places]
         each = np.cumsum(self.scores[moves.gone])[moves.ends - 1]
         gone: Values = np.concatenate([[0.0], each])
         return gone if self.adds else -self._worth(self.totals[k] - gone, k)
 
     def kept(self, alive: Mask) -> float:
         """Return the importance of what is alive."""
+        if self.curves:
+            gone = [int((~alive[one]).sum()) for one in self.units]
+            return -float(sum(one[n] for one, n in zip(self.curves, gone, strict=True)))
         left = np.array([self.scores[one][alive[one]].sum() for one in self.units])
         if self.adds:
             return float(left.sum())
