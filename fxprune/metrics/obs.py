@@ -50,7 +50,7 @@ class Obs:
     its target.
     """
 
-    weigh: Weigh = "outputs"
+    weigh: Weigh = "relative"
     damping: float = 1e-2
     samples: int = 16384
     memory: int = 2 * GIBIBYTE

@@ -16,7 +16,7 @@ TABLE = [
     *("level", "l1", "l2", "fpgm", "slim", "apoz", "mean-activation", "taylor-fo", "admm"),
     *("movement", "linear", "agp", "lottery-ticket", "simulated-annealing", "auto-compress"),
     *("amc", "netadapt", "sensitivity", "transformer-head", "soft-movement", "recover"),
-    "repair",
+    *("repair", "obs"),
 ]
 
 

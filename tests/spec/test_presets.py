@@ -281,6 +281,21 @@ def repair() -> None:
     torch.testing.assert_close(found(data[0]), model(data[0]), rtol=1e-4, atol=1e-4)
 
 
+def obs() -> None:
+    model, data = Mlp(), [torch.randn(64, 4) for _ in range(4)]
+    with torch.no_grad():  # small units with no like, and large ones that repeat each other
+        model.first.weight[LAST] = 0.1 * torch.eye(4)
+        model.first.bias[LAST] = 0.0
+        model.first.weight[1:4], model.first.bias[1:4] = model.first.weight[0], model.first.bias[0]
+        model.first.weight[FIRST] *= 3.0
+    spec = {"preset": "obs", "metric": {"damping": 1e-6}, "objective": {"macs": 0.625}}
+    found = prune(model, spec, calibrate=data)
+    assert set(kept(found)) >= set(LAST)
+    assert len(kept(found)) == 5
+    assert kept(prune(model, {"preset": "l2", "objective": {"macs": 0.625}}))[:4] == FIRST
+    torch.testing.assert_close(found(data[0]), model(data[0]), rtol=1e-3, atol=1e-3)
+
+
 CLAIMS: dict[str, Callable[[], None]] = {name: globals()[name.replace("-", "_")] for name in TABLE}
 
 

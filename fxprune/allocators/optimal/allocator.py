@@ -34,10 +34,11 @@ class Optimal:
 
     Maximise Σₖ vₖ(oₖ) subject to cost(o) ≤ goal over one option oₖ a target, where vₖ is the
     importance kept of a target by a `measure`. Scores that are changes of the loss are added up
-    ("sum"), and where a metric knows what is lost with several units together, such as `obs`, that
-    is taken (as in ZipLM, arXiv:2302.04089); of others, such as norms, the shares of each target count ("shares", see `Importance`):
-    "auto" takes what fits the metric. `normalize` divides the scores of a target by their mean;
-    "auto" does so but where changes of the loss are added. What inputs and outputs cost together
+    ("sum"), and where a metric knows what is lost with several units together, as `obs` does, that
+    is taken (as in ZipLM, arXiv:2302.04089); of others, such as norms, the shares of each target
+    count ("shares", see `Importance`): "auto" takes what fits the metric. `normalize` divides the
+    scores of a target by their mean; "auto" does so but where changes of the loss are added. What
+    inputs and outputs cost together
     is counted exactly, as tables over pairs of targets; the program is solved by HiGHS (Huangfu &
     Hall 2018) through `scipy.optimize.milp`, within a relative `gap`. Wide targets start with
     about `options` options, and finer ones around each solution follow. Where three targets or

@@ -22,9 +22,10 @@ class Importance:
     """Hold the scores of all units, `[variables]`, and how the kept importance is added up.
 
     For "sum" it is the sum of the scores that are kept or, where it is known what is lost with
-    several units of a target together, minus the sum of that: `curves`, `[units + 1]`. For "shares" it is −Σₖ wₖ·(lostₖ/keptₖ)²,
-    with the shares of the scores of target k, and wₖ the number of weights (matrices, kernels) that
-    a unit has a part in: lostₖ/keptₖ is like a ratio of noise to signal in each of them. So no
+    several units of a target together, minus the sum of that: `curves`, `[units + 1]`. For
+    "shares" it is −Σₖ wₖ·(lostₖ/keptₖ)², with the shares of the scores of target k, and wₖ the
+    number of weights (matrices, kernels) that a unit has a part in: lostₖ/keptₖ is like a ratio of
+    noise to signal in each of them. So no
     target is given up for another, and one that many layers read counts more.
     """
 

@@ -104,7 +104,7 @@ def _weighted(
     if not features:
         return None
     weights = tensor.detach().reshape(-1)[first.places].double()
-    blocks, many, width = weights.shape
+    blocks, _, width = weights.shape
     free = biased or all(
         user.target in NORMS and user.args[0] is call.node
         for call in calls
@@ -142,8 +142,8 @@ def _pair(coupling: Coupling, node: fx.Node) -> Consumer | None:
         return None
     dims: Any = sides[0].dims  # type: ignore[union-attr]
     g = coupling.guards.normal(dims[-1])
-    lead = metas[0].shape[1:-2]  # type: ignore[union-attr]
-    alike = list(metas[1].shape[1:-2]) == list(lead)  # type: ignore[union-attr]
+    lead = metas[0].shape[1:-2]
+    alike = list(metas[1].shape[1:-2]) == list(lead)
     if not g.shape[1] or any(not isinstance(n, int) for n in lead):
         return None
     blocks = int(np.prod([int(n) for n in lead])) if alike else 1
@@ -155,7 +155,10 @@ def _pair(coupling: Coupling, node: fx.Node) -> Consumer | None:
 
 
 def measured(
-    module: fx.GraphModule, found: Sequence[Consumer], batches: Sequence[Sequence[Any]], terms: Terms
+    module: fx.GraphModule,
+    found: Sequence[Consumer],
+    batches: Sequence[Sequence[Any]],
+    terms: Terms,
 ) -> Iterator[Consumer]:
     """Yield the consumers with their moments, one after the other, while the graph is run.
 
@@ -203,7 +206,7 @@ class _Sums:
                 raise CalibrationError(NOT_FINITE.format(number, node.name))
 
     def _table(self, call: Contraction, data: Tensor, parts: int) -> None:
-        blocks, many, width = self._one.weights.shape
+        blocks, many, _ = self._one.weights.shape
         table = call.form.table(data)
         total = _count(call, data)
         wanted = max(self._terms.samples, self._terms.each * many) // parts + 1
