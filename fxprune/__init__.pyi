@@ -9,6 +9,7 @@ from .errors import FxpruneError as FxpruneError
 from .loop import FineTune as FineTune
 from .loop import forecast as forecast
 from .loop import prune_family as prune_family
+from .loop import repair as repair
 from .loop import speedup as speedup
 from .plan import Plan as Plan
 from .report import Report as Report

@@ -9,6 +9,7 @@ from fxprune.loop.family import prune_family
 from fxprune.loop.family_table import Family
 from fxprune.loop.fine_tuning import FineTune
 from fxprune.loop.forecasting import forecast
+from fxprune.loop.repairing import repair
 from fxprune.loop.speeding_up import speedup
 from fxprune.loop.steps import prune_in_steps
 
@@ -19,5 +20,6 @@ __all__ = [
     "forecast",
     "prune_family",
     "prune_in_steps",
+    "repair",
     "speedup",
 ]

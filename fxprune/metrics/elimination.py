@@ -17,6 +17,7 @@ from torch import Tensor
 from fxprune.guards import Ids
 
 ROUNDS = 64  # units go one by one where so many are left, and else this share of them at once
+DAMPING = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of which the best is taken
 TRIES = 4  # at a matrix that is not positive enough, each with a hundred times the damping
 Losses = NDArray[np.float64]
 
@@ -68,6 +69,39 @@ class Block:
         self._inverse.addmm_(beside.T, second, alpha=-1.0)
         self._owners = self._owners[~gone]
         return max(0.0, float((given * first).sum()))
+
+
+def best_damping(halves: Sequence[Tensor], weights: Tensor, owners: Ids) -> float:
+    """Return the damping with which each half of the rows tells the other best.
+
+    What every other unit says is foretold from the rest: with few rows, little of it can be.
+    """
+    gone = (owners >= 0) & (owners % 2 == 0)
+    if len(halves) < 2 or gone.all() or not gone.any():
+        return DAMPING[2]
+    out, left = (torch.from_numpy(np.flatnonzero(one)).to(weights.device) for one in (gone, ~gone))
+    given = weights.index_select(0, out)
+    parts = [_parts(one, out, left, given) for one in halves]
+    errors = dict.fromkeys(DAMPING, 0.0)
+    for (square, beside, _), (other, across, whole) in (parts, parts[::-1]):
+        values, vectors = torch.linalg.eigh(square)
+        turned, scale = vectors.T @ beside, float(values.mean().clamp(min=1e-300))
+        for one in DAMPING:
+            made = vectors @ (turned / (values.clamp(min=0.0) + one * scale)[:, None])
+            errors[one] += float(
+                whole - 2.0 * (made * across).sum() + (made * (other @ made)).sum()
+            )
+    return min(DAMPING, key=lambda one: (errors[one], -one))
+
+
+def _parts(
+    moments: Tensor, out: Tensor, left: Tensor, given: Tensor
+) -> tuple[Tensor, Tensor, float]:
+    """Return E[x xᵀ] of what is left, E[x y] with what the others say, y, and E[y²]."""
+    rows = moments.index_select(0, left)
+    beside = rows.index_select(1, out) @ given
+    whole = (given * (moments.index_select(0, out).index_select(1, out) @ given)).sum()
+    return rows.index_select(1, left), beside, float(whole)
 
 
 def inverted(moments: Tensor, damping: float) -> Tensor:

@@ -15,7 +15,7 @@ from fxprune import distributed
 from fxprune.guards import Ids
 from fxprune.metrics.activations import Activation
 from fxprune.metrics.calibration import detached, leaves_of
-from fxprune.metrics.elimination import Block, eliminated
+from fxprune.metrics.elimination import Block, best_damping, eliminated
 from fxprune.metrics.registry import Curve, Evidence, Needs, Scores, metric
 from fxprune.metrics.sensitivity import Probe
 from fxprune.registry import WIDEST
@@ -44,14 +44,15 @@ class Obs:
 
     With `weigh` "outputs", errors count by what they change of the network's outputs, which
     gradients of random sums of the outputs tell; with "relative", by their share of what the
-    consumer gives, without gradients. λ is `damping` times the mean of the diagonal of E[x xᵀ]. Of
-    each consumer `samples` rows are looked at, or 4 for each feature, and activations of more than
+    consumer gives, without gradients. λ is `damping` times the mean of the diagonal of E[x xᵀ];
+    "auto" takes that with which each half of the examples tells best what the other loses. Of each
+    consumer `samples` rows are looked at, or 4 for each feature, and activations of more than
     `memory` bytes go to disk. A unit that no weight reads counts by the share of its activation in
     its target.
     """
 
     weigh: Weigh = "relative"
-    damping: float = 1e-2
+    damping: float | Literal["auto"] = "auto"
     samples: int = 16384
     memory: int = 2 * GIBIBYTE
     needs: ClassVar[Needs] = "batches"
@@ -59,9 +60,10 @@ class Obs:
     grain: ClassVar[tuple[str, ...]] = ("units",)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.damping < inf or not 1 <= self.samples <= WIDEST or self.memory < 0:
+        legal = self.damping == "auto" or 0.0 <= self.damping < inf
+        if not legal or not 1 <= self.samples <= WIDEST or self.memory < 0:
             raise ValueError(
-                f"damping={self.damping} (0 or more), samples={self.samples} (1 or more), "
+                f"damping={self.damping} (auto, or 0 or more), samples={self.samples} (1 or more), "
                 f"memory={self.memory} (0 or more): one is out of its range"
             )
 
@@ -105,12 +107,14 @@ class Obs:
     def _blocks(self, one: Consumer, place: Ids, shares: Mapping[Key, Tensor]) -> list[Block]:
         """Return the matrices of a consumer, their results weighed by how much they matter."""
         moments, weights = one.moments, _weighed(one, shares.get(one.nodes))
-        assert moments is not None
         owners, found = _owned(one, place), list[Block]()
         for b, own in enumerate(owners):
             mine = weights[b] * _stays(one, place, own, b).to(weights.device)
             if bool(mine[torch.from_numpy(np.flatnonzero(own >= 0))].any()):
-                found.append(Block(moments[b], mine, own, self.damping))
+                halves = [half[b] for half in one.halves]
+                auto = self.damping == "auto"
+                damping = best_damping(halves, mine, own) if auto else float(self.damping)
+                found.append(Block(moments[b], mine, own, damping))
         return found
 
 
@@ -157,9 +161,8 @@ def _reads(one: Consumer, place: Ids) -> bool:
 
 def _weighed(one: Consumer, share: Tensor | None) -> Tensor:
     """Return weights whose squared errors count as they matter."""
-    weights, moments = one.weights, one.moments
-    assert moments is not None
-    energy = (weights * (moments @ weights)).sum((1, 2))
+    weights = one.weights
+    energy = (weights * (one.moments @ weights)).sum((1, 2))
     if share is None:
         return weights / energy.sum().clamp(min=SMALLEST).sqrt()
     if one.pairs:

@@ -18,7 +18,17 @@ import fxprune
 ROOT = Path(fxprune.__file__).parent.parent
 NAMES = [
     *("FineTune", "FxpruneError", "Plan", "Report", "SlimModule", "Spec", "analyze", "apply"),
-    *("export_onnx", "forecast", "load", "prune", "prune_family", "run", "save", "speedup"),
+    *(
+        "export_onnx",
+        "forecast",
+        "load",
+        "prune",
+        "prune_family",
+        "repair",
+        "run",
+        "save",
+        "speedup",
+    ),
 ]
 ONNX = {"onnx", "onnxruntime", "onnxscript", "onnx_graphsurgeon"}
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.export._trace", "sympy"}

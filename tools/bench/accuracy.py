@@ -38,6 +38,7 @@ from torch import nn
 
 import fashion
 import fxprune
+import versus
 from fxprune.errors import CallbackError, FxpruneError, first_line
 from fxprune.loop.fine_tuning import recalibrate
 from fxprune.spec import Spec, presets
@@ -269,8 +270,14 @@ def _key(row: Row) -> tuple[Any, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--models", nargs="+", choices=fashion.NETWORKS, default=["vit", "resnet20"]
+        "--models",
+        nargs="+",
+        choices=[*fashion.NETWORKS, "mobilenet_v2"],
+        default=["vit", "resnet20"],
     )
+    parser.add_argument("--versus", choices=["torch-pruning"], help="see versus.py")
+    parser.add_argument("--images", type=int, default=1024, help="to calibrate by, with --versus")
+    parser.add_argument("--seeds", type=int, default=3, help="with --versus")
     parser.add_argument("--presets", nargs="+", choices=presets.names(), default=presets.names())
     parser.add_argument("--kept", nargs="+", type=float, default=[0.5, 0.3])
     parser.add_argument("--steps", type=int, default=60, help="training steps in all")
@@ -278,6 +285,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.versus:
+        versus.compare(options)
+        return
     data = {split: fashion.load_data(split) for split in ("train", "test")}
 
     def bench(name: str) -> Bench:

@@ -102,6 +102,16 @@ def _cut(
     rounding: int | None,
     ratio: float,
 ) -> Pruned:
+    model = narrowed_by_ratio(model, inputs, whole, rounding, ratio)
+    path = folder / f"{ratio:.6f}-{rounding}-{whole}.onnx"
+    fxprune.export_onnx(model.eval(), path, inputs)
+    return Pruned(path, model, f"ratio {ratio:.3f}, widths by {rounding or 1}")
+
+
+def narrowed_by_ratio(
+    model: nn.Module, inputs: tuple[Any, ...], whole: bool, rounding: int | None, ratio: float
+) -> nn.Module:
+    """Return a copy of which Torch-Pruning has removed a share, globally (`whole`) or uniformly."""
     import torch_pruning as tp
 
     model = copy.deepcopy(model)
@@ -123,9 +133,7 @@ def _cut(
     for one in attentions:  # what it leaves to the user
         one.num_heads = pruner.num_heads[one.qkv]
         one.head_dim = one.qkv.out_features // (3 * one.num_heads)
-    path = folder / f"{ratio:.6f}-{rounding}-{whole}.onnx"
-    fxprune.export_onnx(model.eval(), path, inputs)
-    return Pruned(path, model, f"ratio {ratio:.3f}, widths by {rounding or 1}")
+    return model.eval()
 
 
 # ---- onnxsim -------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ class Consumer:
 
     `features` and `outputs` are the variables in the guards of each feature `[B, K, factors]` and
     each result `[B, N, factors]`, 0 where there are fewer. `weights` are `[B, K, N]`; of a product
-    of activations, ones. `moments` are `E[x xᵀ]` `[B, K, K]` over the rows, float64, about their
-    means where a constant can be added to the results.
+    of activations, ones. `halves` are `E[x xᵀ]` `[B, K, K]` over the rows of the first and of the
+    last examples, float64, about their means where a constant can be added to the results.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -54,7 +54,12 @@ class Consumer:
     outputs: Ids
     centred: bool
     calls: tuple[Contraction, ...] = ()
-    moments: Tensor | None = None
+    halves: tuple[Tensor, ...] = ()
+
+    @property
+    def moments(self) -> Tensor:
+        """Return the moments over all rows."""
+        return torch.stack(self.halves).mean(0)
 
     @property
     def pairs(self) -> bool:
@@ -177,7 +182,7 @@ def measured(
                 sums = open_.setdefault(places[node], _Sums(one, terms, draw))
                 sums.add(node, side)
                 if node is one.nodes[-1]:
-                    yield replace(one, moments=open_.pop(places[node]).mean())
+                    yield replace(one, halves=open_.pop(places[node]).means())
     finally:
         memory.close()
 
@@ -189,9 +194,9 @@ class _Sums:
         self._one, self._terms, self._draw = one, terms, draw
         blocks, many, _ = one.weights.shape
         device = one.weights.device
-        self._xx = torch.zeros(blocks, many, many, dtype=torch.float64, device=device)
-        self._x = torch.zeros(blocks, many, dtype=torch.float64, device=device)
-        self._rows = 0.0
+        self._xx = torch.zeros(2, blocks, many, many, dtype=torch.float64, device=device)
+        self._x = torch.zeros(2, blocks, many, dtype=torch.float64, device=device)
+        self._rows = [0.0, 0.0]
 
     def add(self, node: fx.Node, side: Side) -> None:
         """Look at what a call is given on all batches."""
@@ -213,9 +218,11 @@ class _Sums:
         rows = torch.randperm(total, generator=self._draw)[:wanted].sort().values
         for piece in rows.split(max(1, PIECE // (blocks * many))):
             x = call.form.features(table, piece.to(data.device)).double()
-            self._xx += x.transpose(1, 2) @ x
-            self._x += x.sum(1)
-            self._rows += x.shape[1]
+            ahead = int((2 * piece < total).sum())  # first examples to the first half
+            for half, some in enumerate((x[:, :ahead], x[:, ahead:])):
+                self._xx[half] += some.transpose(1, 2) @ some
+                self._x[half] += some.sum(1)
+                self._rows[half] += some.shape[1]
 
     def _pairs(self, first: Tensor, second: Tensor, attention: bool) -> None:
         """Add `(QᵀQ) ∘ (KᵀK)`, the products of the products of entries over all pairs."""
@@ -223,15 +230,22 @@ class _Sums:
         blocks, many, _ = self._one.weights.shape
         mine, yours = (one.double().transpose(-1, -2) @ one.double() for one in (first, second))
         both = mine * yours if mine.shape == yours.shape else _spread(mine, yours)
-        self._xx += both.reshape(-1, blocks, many, many).sum(0)
-        self._rows += first.shape[0] * first.shape[-2] * second.shape[-2]
+        both = both.reshape(-1, blocks, many, many)
+        for half, some in enumerate(both.tensor_split(2)):
+            self._xx[half] += some.sum(0)
+            self._rows[half] += len(some) * first.shape[-2] * second.shape[-2]
 
-    def mean(self) -> Tensor:
-        """Return the moments over the rows of all processes."""
-        count = torch.tensor([self._rows], dtype=torch.float64)
-        rows = max(1.0, float(distributed.summed(count)))
-        xx, x = distributed.summed(self._xx) / rows, distributed.summed(self._x) / rows
-        return xx - x[:, :, None] * x[:, None, :] if self._one.centred else xx
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Return the moments of both halves over the rows of all processes, the same if one is."""
+        rows = distributed.summed(torch.tensor(self._rows, dtype=torch.float64))
+        whole = distributed.summed(self._xx), distributed.summed(self._x)
+        found = list[Tensor]()
+        for half in (0, 1):
+            mine = [half] if rows.min() > 0 else [0, 1]
+            count = rows[mine].sum().clamp(min=1.0).to(whole[0].device)
+            xx, x = (one[mine].sum(0) / count for one in whole)
+            found.append(xx - x[:, :, None] * x[:, None, :] if self._one.centred else xx)
+        return found[0], found[1]
 
 
 def _spread(mine: Tensor, yours: Tensor) -> Tensor:
