@@ -269,12 +269,8 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        choices=[*fashion.NETWORKS, "mobilenet_v2"],
-        default=["vit", "resnet20"],
-    )
+    models = [*fashion.NETWORKS, "mobilenet_v2"]
+    parser.add_argument("--models", nargs="+", choices=models, default=["vit", "resnet20"])
     parser.add_argument("--versus", choices=["torch-pruning"], help="see versus.py")
     parser.add_argument("--images", type=int, default=1024, help="to calibrate by, with --versus")
     parser.add_argument("--seeds", type=int, default=3, help="with --versus")

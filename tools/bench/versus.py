@@ -1,11 +1,11 @@
 """Compare our choice and repair with Torch-Pruning's, at equal MACs, before and after repair.
 
-    python tools/bench/accuracy.py --versus torch-pruning --models resnet20 --kept 0.5 --json v.jsonl
+    python tools/bench/accuracy.py --versus torch-pruning --models resnet20 --json v.jsonl
 
-Every tool is given the same checkpoint, the same unlabelled calibration images and, where steps are
-asked for, the same training after it; seeds draw other calibration images. Torch-Pruning ranks by
-magnitude, uniformly and globally, told heads and ignored layers; its ratio is bisected until the MACs
-are those asked for. Columns:
+Every tool is given the same checkpoint, the same unlabelled calibration images and, where steps
+are asked for, the same training after it; seeds draw other calibration images. Torch-Pruning ranks
+by magnitude, uniformly and globally, told heads and ignored layers; its ratio is bisected until
+the MACs are those asked for. No tool rounds widths. Columns:
 
 - as cut: what the tool leaves, nothing corrected.
 - BN: the same with the statistics of batch norms estimated anew on the calibration images.
@@ -36,10 +36,9 @@ from fxprune.loop.fine_tuning import recalibrate
 
 TRIES = 12  # of a bisection
 CLOSE = 0.01  # relative: as near to the MACs asked as ours comes
-ROUND = 8  # widths are multiples of it, for every tool
 OURS = {
-    "obs": {"metric": "obs", "allocation": "optimal"},
-    "l2": {"metric": "l2", "allocation": "uniform"},
+    "obs": {"metric": "obs", "allocation": {"name": "optimal", "round_to": 1}},
+    "l2": {"metric": "l2", "allocation": {"name": "uniform", "round_to": 1}},
 }
 TOOLS = ("obs", "l2", "tp-uniform", "tp-global")
 Row = dict[str, Any]
@@ -47,7 +46,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """Hold a network, how it is tested, unlabelled images to calibrate by, and how it is trained."""
+    """Hold a network, how it is tested, images to calibrate by, and how it is trained."""
 
     name: str
     model: nn.Module
@@ -87,7 +86,9 @@ def _fashion(name: str, images: int, steps: int) -> Task:
             module
         )
 
-    tested = lambda module: fashion.accuracy(module, test)
+    def tested(module: nn.Module) -> float:
+        return fashion.accuracy(module, test)
+
     return Task(name, bench.model, tested, drawn, tune if steps else None)
 
 
