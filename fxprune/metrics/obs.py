@@ -44,8 +44,9 @@ class Obs:
 
     With `weigh` "outputs", errors count by what they change of the network's outputs, which
     gradients of random sums of the outputs tell; with "relative", by their share of what the
-    consumer gives, without gradients. λ is `damping` times the mean of the diagonal of E[x xᵀ];
-    "auto" takes that with which each half of the examples tells best what the other loses. Of each
+    consumer, or a norm right behind it, gives, without gradients. λ is `damping` times the mean of
+    the diagonal of E[x xᵀ]; "auto" takes that with which each half of the examples tells best what
+    the other loses. Of each
     consumer `samples` rows are looked at, or 4 for each feature, and activations of more than
     `memory` bytes go to disk. A unit that no weight reads counts by the share of its activation in
     its target.
@@ -161,7 +162,7 @@ def _reads(one: Consumer, place: Ids) -> bool:
 
 def _weighed(one: Consumer, share: Tensor | None) -> Tensor:
     """Return weights whose squared errors count as they matter."""
-    weights = one.weights
+    weights = one.weights if share is not None else one.weights * one.scales[:, None, :]
     energy = (weights * (one.moments @ weights)).sum((1, 2))
     if share is None:
         return weights / energy.sum().clamp(min=SMALLEST).sqrt()

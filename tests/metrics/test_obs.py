@@ -159,6 +159,18 @@ def test_scores_of_a_curve_keep_its_order() -> None:
     assert np.argsort(curve.scores).tolist() == [2, 0, 1, 3]
 
 
+def test_a_norm_behind_makes_small_results_count() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2))
+    small: Any = model
+    with torch.no_grad():  # each result repeats one unit, the second a thousand times smaller
+        small[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1e-3]]))
+        small[0].weight.copy_(torch.eye(4)[:2])
+        small[2].running_var.copy_(torch.tensor([1.0, 1e-6]))
+        small[2].eps = 1e-12
+    scores, _ = scored(model, [torch.randn(4000, 4)], damping=1e-9)["0:hidden"]
+    assert scores.max() < 1.5 * scores.min()
+
+
 @pytest.mark.parametrize("batch", [noise(1, 6), noise(3, 6), torch.zeros(4, 6)])
 def test_few_and_dead_inputs_give_finite_curves(batch: Tensor) -> None:
     for scores, lost in scored(Mlp(), [batch] if len(batch) > 1 else [batch, batch]).values():

@@ -47,17 +47,18 @@ HELD_OUT = 1000  # training images that are only evaluated on, the last ones
 CALIBRATION = (16, 64)  # batches, and the images of each
 BATCH = 128
 SEED = 0
-TRIALS: Mapping[str, Mapping[str, Any]] = {  # of each search, so that it takes about a minute
+TRIALS: Mapping[str, Mapping[str, Any]] = {  # of each search
     "optuna": {"trials": 20},
     "simulated-annealing": {"trials": 20},
     "netadapt": {"step": 0.2},
     "sensitivity": {"step": 0.3},
 }
-# how each network is fine-tuned: by the optimizer it was trained with, at a lower peak
+# how each network is fine-tuned
 OPTIMIZERS: Mapping[str, Callable[[Any], torch.optim.Optimizer]] = {
     "resnet20": lambda given: torch.optim.SGD(given, 0.05, 0.9, nesterov=True, weight_decay=5e-4),
     "vit": lambda given: torch.optim.AdamW(given, 1e-3, weight_decay=0.05),
 }
+NETWORKS = [*fashion.NETWORKS, "mobilenet_v2"]  # the last with --versus only
 Row = dict[str, Any]
 
 
@@ -269,8 +270,7 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    models = [*fashion.NETWORKS, "mobilenet_v2"]
-    parser.add_argument("--models", nargs="+", choices=models, default=["vit", "resnet20"])
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=["vit", "resnet20"])
     parser.add_argument("--versus", choices=["torch-pruning"], help="see versus.py")
     parser.add_argument("--images", type=int, default=1024, help="to calibrate by, with --versus")
     parser.add_argument("--seeds", type=int, default=3, help="with --versus")
@@ -282,8 +282,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.versus:
-        versus.compare(options)
-        return
+        return print(len(versus.compare(options)), "rows")
     data = {split: fashion.load_data(split) for split in ("train", "test")}
 
     def bench(name: str) -> Bench:

@@ -24,7 +24,7 @@ from fxprune.surgery.repair import convolutions, products
 from fxprune.surgery.repair.activations import Memory
 from fxprune.surgery.repair.contractions import Contraction
 from fxprune.surgery.repair.lockstep import Side
-from fxprune.surgery.repair.norms import NORMS
+from fxprune.surgery.repair.norms import NORMS, statistics_of
 from fxprune.surgery.repair.planning import planned
 from fxprune.surgery.repair.walk import Terms
 
@@ -46,6 +46,8 @@ class Consumer:
     each result `[B, N, factors]`, 0 where there are fewer. `weights` are `[B, K, N]`; of a product
     of activations, ones. `halves` are `E[x xᵀ]` `[B, K, K]` over the rows of the first and of the
     last examples, float64, about their means where a constant can be added to the results.
+    `scales` `[B, N]` are those by which a norm that reads the results multiplies them, or ones: it
+    makes small results as large as others.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -53,6 +55,7 @@ class Consumer:
     features: Ids
     outputs: Ids
     centred: bool
+    scales: Tensor
     calls: tuple[Contraction, ...] = ()
     halves: tuple[Tensor, ...] = ()
 
@@ -121,8 +124,25 @@ def _weighted(
         np.concatenate(features, 2),
         np.concatenate([np.zeros((blocks, width, 0), dtype=np.int64), *outputs], 2),
         free,
+        _scales(module, calls[0], (blocks, width)),
         tuple(calls),
     )
+
+
+def _scales(module: fx.GraphModule, call: Contraction, sizes: tuple[int, int]) -> Tensor:
+    """Return by what the norms behind a call multiply its results: `γ/√(σ² + ε)`, else 1."""
+    found = torch.ones(sizes, dtype=torch.float64, device=call.places.device)
+    for user in call.node.users:
+        if (names := statistics_of(module, user)) is None or user.args[0] is not call.node:
+            continue
+        given = arguments(user)
+        variance, gain = attribute(module, names[1]).double(), given["weight"]
+        scale: Tensor = (variance + float(given["eps"])).rsqrt()
+        if isinstance(gain, fx.Node) and gain.op == "get_attr":
+            scale = scale * attribute(module, str(gain.target)).detach().double()
+        if scale.numel() == found.numel():
+            return scale.reshape(sizes)
+    return found
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
@@ -156,7 +176,8 @@ def _pair(coupling: Coupling, node: fx.Node) -> Consumer | None:
         return None
     weights = torch.ones(blocks, len(g), 1, dtype=torch.float64)
     features = np.broadcast_to(g, (blocks, *g.shape)).copy()
-    return Consumer((node,), weights, features, np.zeros((blocks, 1, 0), dtype=np.int64), False)
+    outputs, scales = np.zeros((blocks, 1, 0), dtype=np.int64), torch.ones_like(weights[:, 0])
+    return Consumer((node,), weights, features, outputs, False, scales)
 
 
 def measured(

@@ -14,6 +14,7 @@ DAMPING = (1e-8, 1e-5, 1e-3, 1e-2, 1e-1, 1.0)  # of which the best is taken
 LARGE = 1024  # features from which on fewer are tried
 COARSE = (1e-4, 1e-2, 1e-1)
 TRIES = 4  # at a matrix that is not positive enough, each with a hundred times the damping
+SMALLEST = 1e-9  # of a variance, relative to the mean of all results: below, it is none
 NEVER = float("inf")  # the damping that keeps the weights as they are
 
 
@@ -74,10 +75,21 @@ class Moments:
 
     def error(self, weights: Tensor) -> float:
         """Return `Σ|Y − XW|²` of weights `[B, K, N]`, with the best constant where it is free."""
+        return max(0.0, float(self._errors(weights).sum()))
+
+    def evened(self, weights: Tensor) -> float:
+        """Return the error; where it is free, as a norm counts it: relative, result by result."""
+        if not self.free:
+            return self.error(weights)
+        whole = (self.yy - self.xy[:, -1].square() / max(self.rows, 1.0)).clamp(min=0.0)
+        alive = whole > SMALLEST * whole.mean()
+        found = self._errors(weights).clamp(min=0.0)
+        return float((found / torch.where(alive, whole, 1.0))[alive].sum())
+
+    def _errors(self, weights: Tensor) -> Tensor:
         if self.free:
             weights = self._centred(weights)
-        found = self.yy.sum() - 2.0 * (weights * self.xy).sum()
-        return max(0.0, float(found + (weights * (self.xx @ weights)).sum()))
+        return self.yy + (weights * (self.xx @ weights - 2.0 * self.xy)).sum(1)
 
     def size(self) -> float:
         """Return what errors are relative to: the results' squares, about their means if free."""
@@ -120,7 +132,7 @@ def best_damping(halves: tuple[Moments, Moments], kept: Tensor) -> float:
         return DAMPING[-1]
     tried = (NEVER, *(DAMPING if kept.shape[1] < LARGE else COARSE))
     errors = {
-        one: second.error(first.solved(kept, one)) + first.error(second.solved(kept, one))
+        one: second.evened(first.solved(kept, one)) + first.evened(second.solved(kept, one))
         for one in tried
     }
     best: float = min(tried, key=lambda one: (errors[one], one))
