@@ -28,6 +28,7 @@ Weigh = Literal["outputs", "relative"]
 Key = tuple[fx.Node, ...]  # the calls of a consumer
 EACH = 4  # rows looked at for each feature, at least
 SMALLEST = 1e-300
+ALIKE = 0.5  # how much the errors of the rows of one example are taken to be correlated
 
 
 @metric("obs")
@@ -43,10 +44,11 @@ class Obs:
     what repair cannot mend.
 
     With `weigh` "outputs", errors count by what they change of the network's outputs, which
-    gradients of random sums of the outputs tell; with "relative", by their share of what the
-    consumer, or a norm right behind it, gives, without gradients. λ is `damping` times the mean of
-    the diagonal of E[x xᵀ]; "auto" takes that with which each half of the examples tells best what
-    the other loses. Of each
+    gradients of random sums of the outputs tell; those of the rows (positions, tokens) of one
+    example are taken as half correlated: what is pooled later does not average them out. With
+    "relative", errors count by their share of what the consumer, or a norm right behind it, gives,
+    without gradients. λ is `damping` times the mean of the diagonal of E[x xᵀ]; "auto" takes that
+    with which each half of the examples tells best what the other loses. Of each
     consumer `samples` rows are looked at, or 4 for each feature, and activations of more than
     `memory` bytes go to disk. A unit that no weight reads counts by the share of its activation in
     its target.
@@ -195,12 +197,21 @@ def _shares(
 
 
 def _felt(one: Consumer, node: fx.Node, value: Tensor, gradient: Tensor) -> Tensor:
-    """Return the squared gradients of each result; of a product, that of its whole scale."""
+    """Return the squared gradients of each result; of a product, that of its whole scale.
+
+    Errors that are alike in all rows of an example add up before they are squared.
+    """
     if one.pairs:
         rows = (value.double() * gradient.double()).sum(-1).square().sum(-1)
         return rows.reshape(-1, len(one.weights)).sum(0)
     call = next(call for call in one.calls if call.node is node)
-    return call.form.results(gradient).double().square().sum(1)
+    each: Tensor = call.form.results(gradient).double()
+    alone, examples = each.square().sum(1), max(1, len(gradient))
+    if each.shape[1] % examples:
+        return alone
+    sums = each.unflatten(1, (examples, -1)).sum(2)
+    found: Tensor = (1.0 - ALIKE) * alone + ALIKE * sums.square().sum(1)
+    return found
 
 
 def _unread(evidence: Evidence, targets: Sequence[Target]) -> list[Curve]:

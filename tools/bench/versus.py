@@ -37,7 +37,10 @@ from fxprune.loop.fine_tuning import recalibrate
 TRIES = 12  # of a bisection
 CLOSE = 0.01  # relative: as near to the MACs asked as ours comes
 OURS = {
-    "obs": {"metric": "obs", "allocation": {"name": "optimal", "round_to": 1}},
+    "obs": {
+        "metric": {"name": "obs", "weigh": "outputs"},
+        "allocation": {"name": "optimal", "round_to": 1},
+    },
     "l2": {"metric": "l2", "allocation": {"name": "uniform", "round_to": 1}},
 }
 TOOLS = ("obs", "l2", "tp-uniform", "tp-global")
