@@ -107,10 +107,14 @@ class Folded:
 
 @dataclass(frozen=True)
 class Verified:
-    """Hold the relative difference of the result and the zeroed original, and what is allowed."""
+    """Hold the relative difference of the result and the zeroed original, and what is allowed.
+
+    `gradients` is that of their gradients, where these were compared.
+    """
 
     difference: float
     allowed: float
+    gradients: float | None = None
 
 
 @dataclass(frozen=True)

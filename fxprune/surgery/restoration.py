@@ -37,14 +37,15 @@ FLAGS: dict[Any, str] = {
 MADE_FOR_STATE = (aten.zeros.default, aten.sym_size.int)  # what a recurrent module's start takes
 
 
-def restore(module: fx.GraphModule, *, training: bool) -> SlimModule:
+def restore(module: fx.GraphModule, *, training: bool, own_gradients: bool = True) -> SlimModule:
     """Return `module` as a module of leaf modules, in training mode or not.
 
     The graph given is not changed; its tensors move into the result. A call that no leaf module can
-    express remains an ATen call, and follows the mode where its operator depends on it.
+    express remains an ATen call, and follows the mode where its operator depends on it. So do the
+    markers of Functions with a backward of their own, unless `own_gradients`.
     """
     state = State(module)
-    placed = leaves_of(state)
+    placed = leaves_of(state, own_gradients)
     leaves = {one.path: one.leaf for one in placed.values() if one.leaf is not None}
     flagged = [node for node in module.graph.nodes if node not in placed and _follows(node, state)]
     owners = {node: module_of(node)[0] for node in flagged}
@@ -70,7 +71,7 @@ class Placed:
 # ---- which module takes which call ---------------------------------------------------------------
 
 
-def leaves_of(state: State) -> dict[fx.Node, Placed]:
+def leaves_of(state: State, own_gradients: bool = True) -> dict[fx.Node, Placed]:
     """Return for every call that a leaf module can make that module, one for all its calls."""
     calls = [node for node in state.module.graph.nodes if _is_operator(node)]
     matches = [match for node in calls if (match := match_of(node, state))]
@@ -89,7 +90,7 @@ def leaves_of(state: State) -> dict[fx.Node, Placed]:
         leaf = built.setdefault(identity, leaf)
         placed |= {match.node: Placed(leaf, path, match) for match in group}
     placed |= _functional([node for node in calls if node not in placed], state)
-    placed |= _own_gradients(calls, state)
+    placed |= _own_gradients(calls, state) if own_gradients else {}
     return placed | {node: one for node in calls if (one := _marked(node, count, state))}
 
 
