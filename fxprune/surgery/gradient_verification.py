@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.capture import put
 from fxprune.capture.own_backward import differentiated
@@ -25,6 +24,9 @@ from fxprune.program import Signature
 from fxprune.surgery.masking import masked
 from fxprune.surgery.restoration import restore
 from fxprune.surgery.verification import relative
+
+if TYPE_CHECKING:
+    from fxprune.surgery.constant_draws import ConstantDraws
 
 LOOSER = 10.0  # gradients are sums of more terms than results are
 SMALLEST = 1e-2  # of the largest gradient: below it a tensor's own gradient is mostly rounding
@@ -69,7 +71,7 @@ def gradient_difference(
     module fails.
     """
     reference = _reference(original, plan, spared, marks)
-    work = _Work(plan, frozenset(spared), any(marks.values()) and not plan.masks)
+    work = _Work(plan, frozenset(spared), any(marks.values()))
     try:
         args, kwargs, ours = signature.on_few(lambda a, k: (a, k, work.run(reference, a, k)))
     except Undefined as problem:
@@ -128,7 +130,7 @@ class _Taken:
 class _Work:
     plan: Plan
     spared: frozenset[str]
-    draws: bool  # whether anything may be drawn at random
+    training: bool  # whether any module trains, so that numbers may be drawn at random
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Taken:
         """Run a module in the modes that it is in, on copies of what it may write to."""
@@ -149,14 +151,24 @@ class _Work:
             for place, one in enumerate(leaves)
         ]
         placed, named = pytree.tree_unflatten(called, spec)
-        mode = _Constant()
-        with torch.enable_grad(), mode if self.draws else nullcontext():
+        with torch.enable_grad(), self._draws() as draws:
             made = torch.func.functional_call(module, buffers, placed, named)
-        if mode.unknown:
-            raise Undefined(f"{mode.unknown} draws random numbers")
+        if draws is not None and draws.unknown:
+            raise Undefined(f"{draws.unknown} draws random numbers")
         with torch.enable_grad():
             results = [one for one in pytree.tree_leaves(made) if isinstance(one, Tensor)]
             return _Taken([one.detach() for one in results], self._taken(module, given, results))
+
+    def _draws(self) -> AbstractContextManager[ConstantDraws | None]:
+        """Return the mode that puts constants in place of random numbers, in training."""
+        if not self.training:
+            return nullcontext()
+        if self.plan.masks:  # which are put on by hooks, and those do nothing under such a mode
+            raise Undefined("masks that stay on the weights cannot be compared in training")
+        # late, as it stands on private parts of torch that may be missing
+        from fxprune.surgery.constant_draws import ConstantDraws
+
+        return ConstantDraws()
 
     def _taken(
         self, module: nn.Module, given: dict[str, Tensor], results: list[Tensor]
@@ -223,32 +235,3 @@ def _apart(a: Tensor, b: Tensor, largest: float) -> float:
         return float("inf")
     scale = max(float(a.abs().max()), SMALLEST * largest, 1e-30)
     return float((a - b).abs().max()) / scale / LOOSER
-
-
-class _Constant(TorchDispatchMode):
-    """Put constants in place of random numbers; `unknown` is an operator for which there is none.
-
-    What is kept by a dropout is then all of it, in a module of any size.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.unknown = ""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        if name == "native_dropout":
-            given, p = args[0], args[1]
-            return given / (1.0 - p), torch.ones_like(given, dtype=torch.bool)
-        made = func(*args, **kwargs)
-        if name.startswith("bernoulli"):
-            return made.fill_(1)
-        if name.rstrip("_") in ("rand", "rand_like", "uniform"):
-            return made.fill_(0.5)
-        if name.rstrip("_") in ("randn", "randn_like", "normal", "normal_functional"):
-            return made.fill_(0.25)
-        self.unknown = self.unknown or str(func)
-        return made

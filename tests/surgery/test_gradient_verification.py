@@ -122,3 +122,21 @@ def test_what_cannot_be_compared_is_said(name: str) -> None:
     slim = fxprune.prune(make(), SPEC, (X,))
     (note,) = (one for one in slim.report.notes if "gradients were not compared" in one)
     assert re.search(why, note)
+
+
+class Attending(nn.Module):
+    """Attend with the fused operator, which may drop weights at random and is asked not to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(6, 24), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (one.view(1, 1, -1, 8) for one in self.drop(self.a(x)).chunk(3, -1))
+        return self.b(nn.functional.scaled_dot_product_attention(q, k, v)[0, 0])
+
+
+def test_attention_that_drops_nothing_is_compared_in_training() -> None:
+    found = checked(Attending().train())[Verified]
+    assert found.gradients is not None
+    assert found.gradients <= 1e-4
