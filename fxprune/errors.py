@@ -56,6 +56,10 @@ class UntrustedFileError(FileError):
     """Report a file that would run code when it is loaded; `trust=True` (`--trust`) allows it."""
 
 
+class PluginError(FxpruneError):
+    """Report a plug-in that cannot be loaded or used, and the distribution or file it is of."""
+
+
 class PassError(FxpruneError):
     """Report a pass whose requirements are not met, or whose result broke its promise."""
 

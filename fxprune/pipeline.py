@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from fxprune.contexts import gc_paused
 from fxprune.errors import PassError, SpecError, shown, unknown
+from fxprune.plugins import Table
 from fxprune.program import Program, state
 
 Facts = tuple[type[Any], ...]
@@ -28,19 +29,24 @@ class Pass(Protocol):
         """Return the program with the pass's promise kept."""
 
 
-PASSES: dict[str, type[Any]] = {}
-P = TypeVar("P", bound=type[Any])
+def _wrong(cls: Any) -> str:
+    """Return what is wrong with a pass that is to be registered."""
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        return f"a pass is a frozen dataclass, not {shown(cls)}"
+    lacking = [name for name in ("requires", "ensures") if not hasattr(cls, name)]
+    return f"the pass {cls.__name__} lacks {', '.join(lacking)}" if lacking else ""
 
 
-def register(name: str) -> Callable[[P], P]:
-    """Register a frozen dataclass as the pass `name`."""
+class Passes(Table[type[Any]]):
+    """Hold passes by name, which each knows."""
 
-    def decorate(cls: P) -> P:
+    def __setitem__(self, name: str, cls: type[Any]) -> None:
         cls.name = name
-        PASSES[name] = cls
-        return cls
+        super().__setitem__(name, cls)
 
-    return decorate
+
+PASSES = Passes("fxprune.passes", _wrong)
+register = PASSES.register
 
 
 def run(program: Program, passes: Sequence[Pass]) -> Program:

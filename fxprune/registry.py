@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from fxprune.errors import SpecError, shown, unknown
+from fxprune.plugins import Table
 
-T = TypeVar("T", bound=type[Any])
 Made = TypeVar("Made")
 LARGEST = 2**63 - 1  # number that an option can be
 WIDEST = 2**31 - 1  # number of units that can be asked for
@@ -25,7 +25,7 @@ def load(package: str) -> None:
         importlib.import_module(f"{package}.{module.name}")
 
 
-class Registry(dict[str, type[Any]]):
+class Registry(Table[type[Any]]):
     """Hold the frozen dataclasses of one axis by name; their fields are their options.
 
     >>> SHAPES = Registry("shape")
@@ -36,20 +36,21 @@ class Registry(dict[str, type[Any]]):
     ...     radius: int = 1
     >>> SHAPES.make("circle", {"radius": 3})
     Circle(radius=3)
+
+    Others are entry points of the group `group`. `methods` are what each has to have.
     """
 
-    def __init__(self, axis: str) -> None:
-        super().__init__()
+    def __init__(self, axis: str, group: str = "", methods: Sequence[str] = ()) -> None:
+        super().__init__(group, self._wrong)
         self.axis = axis
+        self.methods = methods
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Register a frozen dataclass as `name`."""
-
-        def decorate(cls: T) -> T:
-            self[name] = cls
-            return cls
-
-        return decorate
+    def _wrong(self, cls: Any) -> str:
+        """Return what is wrong with a strategy that is to be registered."""
+        if not (isinstance(cls, type) and is_dataclass(cls)):
+            return f"{self.axis}: a frozen dataclass is needed, not {shown(cls)}"
+        lacking = [name for name in self.methods if not hasattr(cls, name)]
+        return f"{self.axis}: {cls.__name__} lacks {', '.join(lacking)}" if lacking else ""
 
     def make(
         self,

@@ -24,12 +24,12 @@ class Couple:
         discovery = Discovery(program.module, couple(program.module))
         notes = [
             f"{node}: no rule for {operator}; what it touches is pinned. "
-            "Add a rule in fxprune/rules/"
+            "Say what it does in a rule of your own: fxprune.extend, docs/plugins.md"
             for node, operator in discovery.coupling.unruled.items()
         ]
         notes += [
             f"{node}: the rule of {failure}; what it touches stays and is not counted. "
-            "Mend the rule in fxprune/rules/"
+            "Report it, or give a rule of your own: fxprune.extend, docs/plugins.md"
             for node, failure in discovery.coupling.failed.items()
         ]
         selection = Selection.whole(discovery.targets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +13,17 @@ from torch import fx
 from fxprune import distributed
 from fxprune.errors import InputError, SpecError
 from fxprune.graphs import attribute, tensors_of
-from fxprune.metrics import METRICS, Calibration, Evidence, Metric, Normalization, Scores, make
+from fxprune.metrics import (
+    METRICS,
+    Calibration,
+    Evidence,
+    Function,
+    Metric,
+    Normalization,
+    Scores,
+    label,
+    make,
+)
 from fxprune.metrics.normalizing import normalized
 from fxprune.metrics.reads import AsRead, as_read
 from fxprune.metrics.registry import Curved, Lessons, Scored
@@ -31,7 +41,7 @@ class Score:
     root of the sum of squares ("l2"), or shifted and scaled to mean 0 and deviation 1 ("standard").
     """
 
-    metric: str = "l2"
+    metric: str | Callable[..., Any] = "l2"
     options: Mapping[str, Any] = field(default_factory=dict)
     normalize: Normalization = "none"
 
@@ -60,7 +70,9 @@ class Score:
             losses |= zip(alike, lost, strict=bool(lost))
         # changes of the loss add up over all targets, if they were all measured in the same way
         one_way = len({repr(one) for one in given}) == 1 and self.normalize == "none"
-        additive = one_way and getattr(METRICS.get(given[0][0]), "additive", False)
+        first = given[0][0]
+        kind = METRICS.get(first) if isinstance(first, str) else first
+        additive = one_way and bool(getattr(kind, "additive", False))
         every = range(len(given))
         known = tuple(losses[k] for k in every) if additive and len(losses) == len(given) else ()
         return program.with_(Scored(tuple(scores[k] for k in every), additive, known))
@@ -73,14 +85,15 @@ class Score:
         self,
         program: Program,
         seen: _Seen,
-        name: str,
+        metric_of: str | Function,
         options: Mapping[str, Any],
         targets: list[Target],
     ) -> tuple[list[Scores], list[Scores]]:
         """Return the scores of some targets, and what is lost in their order if that is known."""
         options = dict(options)
         normalize = options.pop("normalize", "none")
-        metric, data = make(name, options), program.get(Calibration) or Calibration()
+        metric, data = make(metric_of, options), program.get(Calibration) or Calibration()
+        name = label(metric_of)
         data.require(name, metric.needs)
         read = seen.of(metric)
         evidence = Evidence(

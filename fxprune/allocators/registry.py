@@ -164,7 +164,7 @@ OUTER = frozenset({"head", "group", "expert"})
 MANY = 512  # moves of a target beyond which they are made larger, and refined where it matters
 NOWHERE = np.zeros(0, dtype=np.int64)
 TRIALS = 100_000  # of a search at most: each evaluates the model
-ALLOCATORS = Registry("allocation")
+ALLOCATORS = Registry("allocation", "fxprune.allocators", ("choose", "needs"))
 allocator = ALLOCATORS.register
 
 

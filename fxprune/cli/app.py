@@ -99,6 +99,7 @@ def prune(
     plot: options.Plot = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Prune a model to a specification and write the smaller model."""
@@ -140,6 +141,7 @@ def speedup(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Remove what the zeros of a sparse model prove to be dead, and write the smaller model."""
@@ -154,6 +156,7 @@ def export(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Write a model as one ONNX file, checked in ONNX Runtime, without pruning it."""
@@ -175,6 +178,7 @@ def run(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the zeroed original.")
     ] = True,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Run passes on a model and write the result."""
@@ -189,7 +193,7 @@ def run(
 
 
 @app.command(name="passes", epilog=under("passes"))
-def list_passes(json: options.Json = False) -> None:
+def list_passes(plugin: options.Plugin = None, json: options.Json = False) -> None:
     """List every pass with its options and one line on each."""
     from fxprune import api
 

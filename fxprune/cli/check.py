@@ -57,6 +57,7 @@ def check(
     input_shape: options.InputShape = None,
     example: options.Example = None,
     functions: options.Functions = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Prune in memory and compare with a budget; end with status 3 where it is exceeded."""

@@ -36,6 +36,7 @@ def inspect(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Show the tree of a model: widths, costs, what leaves together, what is pinned and why."""
@@ -59,6 +60,7 @@ def explain(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Explain what leaves together, what cannot leave, and through which operators."""

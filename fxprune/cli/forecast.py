@@ -30,6 +30,7 @@ def forecast(
     calibrate: options.Calibrate = None,
     batch: options.Batch = 32,
     quiet: options.Quiet = False,
+    plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Tell what specifications leave at several goals, repaired and without any training."""

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fxprune.plugins import run_file
+
 Model = Annotated[Path, typer.Argument(help="A .pt2 program, or a pickled .pt/.pth module.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a file that can run code.")]
 InputShape = Annotated[
@@ -18,6 +20,23 @@ Example = Annotated[
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="What to write: .onnx or .pt2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _run_plugins(paths: list[Path] | None) -> list[Path] | None:
+    """Run the files before the command does anything with what they register."""
+    for path in paths or ():
+        run_file(path)
+    return paths
+
+
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        callback=_run_plugins,
+        help="A Python file, which is run: rules, metrics and so on in it. Repeatable.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what solvers do as well.")]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune import onnx
 from fxprune.contexts import evaluating
-from fxprune.errors import SpecError, unknown
+from fxprune.errors import SpecError, shown, unknown
 from fxprune.onnx.turns import clock, in_turn
+from fxprune.plugins import Table
 from fxprune.program import Signature
 
 if TYPE_CHECKING:
@@ -57,18 +57,15 @@ class Timing:
 
 def device(name: str, where: str = "objective.device") -> Device:
     """Return a device by name; raises SpecError where there is none of that name."""
-    found: dict[str, Any] = {one.name: one for one in entry_points(group="fxprune.devices")}
-    if name in DEVICES:
-        return DEVICES[name]
-    if name in found:
-        loaded: Device = found[name].load()
-        return loaded
-    raise SpecError(f"{where}: {unknown('device', name, [*DEVICES, *found])}")
+    found = DEVICES.get(name)
+    if found is None:
+        raise SpecError(f"{where}: {unknown('device', name, DEVICES)}")
+    return found
 
 
 def clock_of(name: str, threads: int) -> Clock:
     """Return the clock for a device, of which others than these may not compute here at all."""
-    return clock(threads) if name in DEVICES else time.perf_counter
+    return clock(threads) if name in OURS else time.perf_counter
 
 
 def interleaved(
@@ -214,8 +211,10 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-DEVICES: dict[str, Device] = {
-    "ort-cpu": ort_cpu,
-    "torch-cpu": torch_cpu,
-    "torch.compile": torch_compile,
-}
+def _wrong(made: Any) -> str:
+    return "" if callable(made) else f"a device is a function, not {shown(made)}"
+
+
+DEVICES: Table[Device] = Table("fxprune.devices", _wrong)
+DEVICES.update({"ort-cpu": ort_cpu, "torch-cpu": torch_cpu, "torch.compile": torch_compile})
+OURS = frozenset(DEVICES.own)

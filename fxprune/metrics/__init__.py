@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from fxprune.metrics.calibration import Calibration, Loss
 from fxprune.metrics.normalizing import Normalization
-from fxprune.metrics.registry import METRICS, Evidence, Learner, Metric, Scores, make, metric
+from fxprune.metrics.registry import (
+    METRICS,
+    Evidence,
+    Function,
+    Learner,
+    Metric,
+    Scores,
+    label,
+    make,
+    metric,
+)
 from fxprune.registry import load
 
 load(__name__)
@@ -17,11 +27,13 @@ __all__ = [
     "METRICS",
     "Calibration",
     "Evidence",
+    "Function",
     "Learner",
     "Loss",
     "Metric",
     "Normalization",
     "Scores",
+    "label",
     "make",
     "metric",
 ]

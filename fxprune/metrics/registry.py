@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.errors import CallbackError, FxpruneError, SpecError, root_cause, shown
 from fxprune.guards import Ids
 from fxprune.metrics.calibration import Calibration
 from fxprune.program import Signature
@@ -140,17 +141,71 @@ class Learner(Protocol):
         """Take note, between fine-tunings, of what would be kept: `keep` is bool, of its shape."""
 
 
-METRICS = Registry("metric")
+METRICS = Registry("metric", "fxprune.metrics", ("score", "needs"))
 metric = METRICS.register
 
 
-def make(name: str, options: Mapping[str, Any], where: str = "metric") -> Metric:
-    """Return the metric `name` with the options of a specification.
+Function: TypeAlias = Callable[[Evidence], Any]  # returns one array `[units]` a target
+
+
+@dataclass(frozen=True)
+class OfFunction:
+    """Score by a function of the caller's, which stands where the name of a metric may stand."""
+
+    function: Function
+
+    @property
+    def needs(self) -> Needs:
+        """Return what the function says in its attribute `needs`, else "nothing"."""
+        found: Needs = getattr(self.function, "needs", "nothing")
+        return found
+
+    def score(self, evidence: Evidence) -> list[Scores]:
+        """Return what the function returns; raises CallbackError where that cannot be scores."""
+        name = label(self.function)
+        try:
+            found = [np.asarray(one, dtype=np.float64) for one in self.function(evidence)]
+        except FxpruneError:
+            raise
+        except Exception as error:  # it is the caller's own
+            raise CallbackError(f"metric: {name} raised {root_cause(error, 200)}") from error
+        shapes, wanted = [one.shape for one in found], [(len(one),) for one in evidence.targets]
+        if shapes != wanted:
+            raise CallbackError(
+                f"metric: {name} must return an array [units] for each target, of the shapes "
+                f"{shown(wanted)}, not {shown(shapes)}"
+            )
+        return found
+
+
+def label(name: str | Function) -> str:
+    """Return the name of a metric, of a function that is one its module and name.
+
+    >>> label(label).rpartition(".")[2]
+    'label'
+    """
+    if isinstance(name, str):
+        return name
+    home = getattr(name, "__qualname__", type(name).__qualname__)
+    return f"{getattr(name, '__module__', type(name).__module__)}.{home}"
+
+
+def make(
+    name: str | Function,
+    options: Mapping[str, Any],
+    where: str = "metric",
+    beside: Sequence[str] = (),
+) -> Metric:
+    """Return the metric `name` with the options of a specification; it may be a function.
 
     Raises SpecError with the path inside the spec, the value and what is legal.
 
     >>> make("random", {"seed": 3})
     Random(seed=3)
     """
-    made: Metric = METRICS.make(name, options, where)
+    if not isinstance(name, str):
+        if options:
+            raise SpecError(f"{where}: {label(name)} is a function, which has no options")
+        return OfFunction(name)
+    made: Metric = METRICS.make(name, options, where, beside)
     return made

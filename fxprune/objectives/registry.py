@@ -70,7 +70,7 @@ class Objective(ABC):
         return replace(self, goal=1.0 - sparsity)
 
 
-OBJECTIVES = Registry("objective")
+OBJECTIVES = Registry("objective", "fxprune.objectives", ("count",))
 objective = OBJECTIVES.register
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
@@ -16,6 +17,7 @@ from fxprune.onnx.clean import clean
 from fxprune.onnx.feeds import Inputs
 from fxprune.onnx.limits import LIMIT
 from fxprune.onnx.quantizers import with_known_grids
+from fxprune.onnx.translations import translations
 from fxprune.onnx.writes import with_views_told, without_writes
 
 
@@ -84,10 +86,17 @@ def convert(found: Captured, *, share: bool = True) -> onnx.ModelProto:
 
 def _converted(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     """Convert; without the converter's optimizer where that fails, as it does on RAFT's splits."""
+    write = partial(
+        torch.onnx.export,
+        program,
+        dynamo=True,
+        verbose=False,
+        custom_translation_table=translations(),
+    )
     try:
-        made = torch.onnx.export(program, dynamo=True, verbose=False)
+        made = write()
     except Exception:  # a second failure is told
-        made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        made = write(optimize=False)
     if made is None:
         raise TypeError("it returned no program")
     return made

@@ -284,12 +284,18 @@ def rule(
     roles: Mapping[str, str] | None = None,
     affine: bool = False,
     macs: Macs | None = None,
+    replace: bool = False,
     **counts: str,
 ) -> None:
-    """Register a pattern for one operator or several; `g="groups"` names what counts g."""
+    """Register a pattern for one operator or several; `g="groups"` names what counts g.
+
+    `macs(shape, arguments)` counts multiplications, `shape("weight")` being the sizes of an operand
+    and `shape("->")` those of the result. `roles` says what a letter is called as a target. Raises
+    PluginError where an operator has a rule already, unless it is to `replace` it.
+    """
     listed: Sequence[Any] = operators if isinstance(operators, (list, tuple)) else [operators]
     for operator in listed:
         names = [a.name for a in operator._schema.arguments if "Tensor" in str(a.type)]
         names = names[: len(parse(text).operands)]
         made = PatternRule(text, tuple(names), counts, approximate, roles or {}, affine)
-        register([operator], Rule(made.couple, made.rewrite if counts else None, macs))
+        register([operator], Rule(made.couple, made.rewrite if counts else None, macs), replace)

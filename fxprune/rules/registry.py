@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import Any, TypeAlias, TypeVar
 
+from fxprune.errors import PluginError
 from fxprune.rules.edit import Edit
 from fxprune.rules.site import Site, Value
 
@@ -32,22 +34,36 @@ class Rule:
 RULES: dict[Any, Rule] = {}
 
 
-def register(operators: Sequence[Any], rule: Rule) -> None:
-    """Give every one of `operators` the rule; each operator takes one rule only.
+def register(operators: Sequence[Any], rule: Rule, replace: bool = False) -> None:
+    """Give every one of `operators` the rule; each operator takes one, unless it is to `replace` it.
 
     An operator that another library registers is named by a string, `"torchvision.nms.default"`.
+    What is said again in the same place, as when a cell of a notebook runs anew, replaces itself.
+    Raises PluginError where an operator has a rule already.
     """
     for operator in operators:
-        if operator in RULES:
-            raise ValueError(f"{operator} has a rule already")
+        there = RULES.get(operator)
+        if there is not None and not replace and not _same(there.couple, rule.couple):
+            raise PluginError(
+                f"{operator} has a rule already; give replace=True if yours is to take its place"
+            )
         RULES[operator] = rule
 
 
-def couples(*operators: Any, macs: Macs | None = None) -> Callable[[C], C]:
+def _same(there: Couple, now: Couple) -> bool:
+    """Tell whether a rule says what another said, or stands where it stood."""
+    ours, theirs = getattr(there, "__self__", None), getattr(now, "__self__", None)
+    if ours is not None or theirs is not None:  # patterns
+        return bool(ours == theirs)
+    home = (there.__module__, there.__qualname__)
+    return home == (now.__module__, now.__qualname__)
+
+
+def couples(*operators: Any, macs: Macs | None = None, replace: bool = False) -> Callable[[C], C]:
     """Register the decorated function as the coupling of `operators`."""
 
     def decorate(function: C) -> C:
-        register(operators, Rule(function, macs=macs))
+        register(operators, Rule(function, macs=macs), replace)
         return function
 
     return decorate
@@ -58,7 +74,7 @@ def rewrites(*operators: Any) -> Callable[[Rewrite], Rewrite]:
 
     def decorate(function: Rewrite) -> Rewrite:
         for operator in operators:
-            RULES[operator] = replace(RULES[operator], rewrite=function)
+            RULES[operator] = changed(RULES[operator], rewrite=function)
         return function
 
     return decorate

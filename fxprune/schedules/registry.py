@@ -41,7 +41,7 @@ class Schedule(ABC):
         """Return the sparsity after `step` (1 to `count`), of the `final` one: both 0 to 1."""
 
 
-SCHEDULES = Registry("schedule")
+SCHEDULES = Registry("schedule", "fxprune.schedules", ("count", "sparsity"))
 schedule = SCHEDULES.register
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from fxprune import metrics
 from fxprune.metrics import Metric, Normalization
@@ -35,13 +43,12 @@ class Named(Strict, extra="allow"):
 class MetricSpec(Named):
     """Name the metric, and say how the scores of targets are made comparable."""
 
-    name: str = "l2"
+    name: Annotated[str | Callable[..., Any], WithJsonSchema({"type": "string"})] = "l2"  # type: ignore[assignment]
     normalize: Normalization = "none"
 
     def made(self, where: str = "metric") -> Metric:
         """Return the metric; raises SpecError where its name or an option is wrong."""
-        made: Metric = metrics.METRICS.make(self.name, self.options, where, ("normalize",))
-        return made
+        return metrics.make(self.name, self.options, where, ("normalize",))
 
 
 class Bounded(Strict):
@@ -101,7 +108,7 @@ class TargetSpec(Bounded):
     @field_validator("metric", mode="before")
     @classmethod
     def _name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {"name": value} if isinstance(value, str) or callable(value) else value
 
     @field_validator("block")
     @classmethod
@@ -130,4 +137,5 @@ class TargetSpec(Bounded):
     def to_dict(self) -> dict[str, Any]:
         """Return what was said, as plain data."""
         kind = self.kind if isinstance(self.kind, str) else list(self.kind)
-        return self.model_dump(mode="json", exclude_defaults=True) | {"kind": kind}
+        said = self.model_dump(mode="json", exclude_defaults=True, fallback=metrics.label)
+        return said | {"kind": kind}

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from fxprune import allocators, objectives, schedules
 from fxprune.allocators import Allocator
 from fxprune.errors import SpecError, SpecErrors, unknown
+from fxprune.metrics import label
 from fxprune.objectives import OBJECTIVES, Objective
 from fxprune.registry import WIDEST, checked, made
 from fxprune.schedules import Schedule
@@ -162,7 +163,7 @@ class Spec(Strict):
     @field_validator("metric", "allocation", "schedule", "repair", mode="before")
     @classmethod
     def _name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {"name": value} if isinstance(value, str) or callable(value) else value
 
     @classmethod
     def of(cls, given: Spec | Mapping[str, Any] | str | Path) -> Spec:
@@ -223,7 +224,7 @@ class Spec(Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `of` takes back."""
-        data = self.model_dump(mode="json", exclude_none=True)
+        data = self.model_dump(mode="json", exclude_none=True, fallback=label)
         targets = [target.to_dict() for target in self.target]
         return data | {"target": targets[0] if len(targets) == 1 else targets}
 

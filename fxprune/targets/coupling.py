@@ -11,6 +11,7 @@ from torch import fx
 from fxprune.errors import root_cause
 from fxprune.graphs import arguments, attribute, changed_later, written_later
 from fxprune.guards import Reason, true
+from fxprune.plugins import load_all
 from fxprune.rules import (
     RULES,
     Coupling,
@@ -32,7 +33,11 @@ ROUNDS = 4  # of coupling again with more loose convolutions
 
 
 def rule_for(target: Any) -> Rule | None:
-    """Return the rule of an operator, or None where there is none."""
+    """Return the rule of an operator, or None where there is none; plug-ins may bring it.
+
+    Raises PluginError where a plug-in cannot be loaded.
+    """
+    load_all("fxprune.rules")
     rule = RULES.get(target) or RULES.get(str(target))
     if rule is None and is_pointwise(target):
         return POINTWISE

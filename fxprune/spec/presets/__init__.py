@@ -10,13 +10,20 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from fxprune.errors import SpecError, unknown
+from fxprune.errors import PluginError, SpecError, unknown
+from fxprune.plugins import advertised, load_entry, only
+
+GROUP = "fxprune.presets"  # an entry point is the package in which NAME.toml lies
 
 
 def names() -> list[str]:
     """Return the names of all presets."""
+    return sorted({*_own(), *advertised(GROUP)})
+
+
+def _own() -> list[str]:
     files = resources.files(__name__).iterdir()
-    return sorted(one.name.removesuffix(".toml") for one in files if one.name.endswith(".toml"))
+    return [one.name.removesuffix(".toml") for one in files if one.name.endswith(".toml")]
 
 
 def text(name: str, where: str = "spec") -> str:
@@ -29,7 +36,12 @@ def text(name: str, where: str = "spec") -> str:
             f"{where}: {unknown('preset', name, names())}. "
             "A file's name ends in .toml, .yaml or .json"
         )
-    return resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    entry = only(GROUP, name, __name__ if name in _own() else None)
+    folder = __name__ if entry is None else load_entry(entry).__name__
+    try:
+        return resources.files(folder).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    except OSError:
+        raise PluginError(f"{GROUP}: {folder} holds no {name}.toml; mend or uninstall it") from None
 
 
 def line(name: str) -> str:
