@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.command(epilog=under("spec check"))
 def check(
-    given: options.SpecName, plugin: options.Plugin = None, json: options.Json = False
+    given: options.SpecName, plugin: options.Plugin = None, as_json: options.Json = False
 ) -> None:
     """Check a specification without a model, and print what it means in one line."""
     spec = fxprune.Spec.of(given)
@@ -32,14 +32,16 @@ def check(
 
 
 @app.command(epilog=under("spec show"))
-def show(preset: options.Preset, plugin: options.Plugin = None, json: options.Json = False) -> None:
+def show(
+    preset: options.Preset, plugin: options.Plugin = None, as_json: options.Json = False
+) -> None:
     """Print the file of a preset: what it does, its paper, and its five axes."""
     text = presets.text(preset)
     print(_json(tomllib.loads(text)) if as_json else text, end="\n" if as_json else "")
 
 
 @app.command(name="list", epilog=under("spec list"))
-def list_presets(plugin: options.Plugin = None, json: options.Json = False) -> None:
+def list_presets(plugin: options.Plugin = None, as_json: options.Json = False) -> None:
     """List the presets with one line on each."""
     if as_json:
         print(_json({name: presets.line(name) for name in presets.names()}))
@@ -50,7 +52,7 @@ def list_presets(plugin: options.Plugin = None, json: options.Json = False) -> N
 
 
 @app.command(epilog=under("spec schema"))
-def schema(plugin: options.Plugin = None, json: options.Json = True) -> None:
+def schema(plugin: options.Plugin = None, as_json: options.Json = True) -> None:
     """Print the JSON schema of a specification, for editors."""
     print(_json(fxprune.Spec.json_schema()))
 
