@@ -9,6 +9,7 @@ from fxprune.loop.caller_functions import Callbacks
 from fxprune.loop.fine_tuning.calls import trains
 from fxprune.loop.learned_metrics import learners
 from fxprune.loop.run_state import Run
+from fxprune.metrics import label
 from fxprune.objectives import Objective
 from fxprune.schedules import Schedule
 from fxprune.spec import Spec
@@ -69,16 +70,16 @@ def check(spec: Spec, calls: Callbacks) -> None:
         )
     for one in [spec.metric, *(t.metric for t in spec.target if t.metric is not None)]:
         metric = one.made()
-        calls.data.require(one.name, metric.needs)
+        calls.data.require(label(one.name), metric.needs)
         if metric.needs != "training":
             continue
         if not trained:
             raise SpecError(
-                f"metric: {one.name} learns while the model is trained, and fine_tune is "
+                f"metric: {label(one.name)} learns while the model is trained, and fine_tune is "
                 "missing; call prune(…, fine_tune=…)"
             )
         if not schedule.warmup:
             raise SpecError(
-                f"metric: {one.name} learns while the model is trained, and "
+                f"metric: {label(one.name)} learns while the model is trained, and "
                 f"{spec.schedule.name} removes before that; set its warmup to 1 or more"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -206,6 +206,6 @@ def make(
     if not isinstance(name, str):
         if options:
             raise SpecError(f"{where}: {label(name)} is a function, which has no options")
-        return OfFunction(name)
+        return cast(Metric, OfFunction(name))  # its needs are the function's
     made: Metric = METRICS.make(name, options, where, beside)
     return made

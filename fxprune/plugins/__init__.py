@@ -1,7 +1,8 @@
 """Plug-ins: what other distributions, and files that the user names, add to fxprune by name.
 
-Entry points are read when a name is looked up, and loaded when that one is used; a file is run once.
-The tables of strategies, passes, devices and presets look here; so do the rules and the command line.
+Entry points are read when a name is looked up, and loaded when that one is used.
+A file is run once. The tables of strategies, passes, devices and presets look here, and so do the
+rules and the command line.
 """
 
 from fxprune.plugins.entry_points import GROUPS, advertised, load_all, only

@@ -35,7 +35,7 @@ RULES: dict[Any, Rule] = {}
 
 
 def register(operators: Sequence[Any], rule: Rule, replace: bool = False) -> None:
-    """Give every one of `operators` the rule; each operator takes one, unless it is to `replace` it.
+    """Give every one of `operators` the rule; each takes one, unless it is to `replace` it.
 
     An operator that another library registers is named by a string, `"torchvision.nms.default"`.
     What is said again in the same place, as when a cell of a notebook runs anew, replaces itself.
