@@ -102,6 +102,7 @@ def told(patch: pytest.MonkeyPatch) -> ToldClock:
     patch.setattr(onnxruntime, "InferenceSession", made.sessions())
     patch.setitem(devices.DEVICES, "torch-cpu", made.torch_cpu)
     patch.setitem(devices.DEVICES, "clock", made.idle)
+    patch.setattr(devices, "OURS", devices.OURS | {"clock"})
     patch.setattr(KERNELS, microseconds)
     return made
 
