@@ -62,7 +62,9 @@ def absent_paths(text: str) -> list[str]:
     paths = [one for one in named(text) if re.fullmatch(r"[\w./-]*(\w/|\w\.(py|toml|md|sh))", one)]
     paths += re.findall(r"\b(?:tools|tests)/[\w/]+\.\w+", text)  # commands in fences as well
     real = [one for one in paths if not re.search(r"\b(name|verb|folder)\b", one)]
-    return [one for one in real if not any((at / one).exists() for at in (PACKAGE, ROOT, ROOT / "docs"))]
+    return [
+        one for one in real if not any((at / one).exists() for at in (PACKAGE, ROOT, ROOT / "docs"))
+    ]
 
 
 def absent_modules(text: str) -> Iterator[str]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import CalibrationError, SpecError
-from fxprune.metrics import METRICS
 from tests.support.metrics_of import scores
 from tests.support.noise import noise
 from tests.support.small_nets import TOKENS, Attention, Chain, Residual, X, shuffled
