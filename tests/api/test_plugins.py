@@ -17,6 +17,7 @@ import fxprune
 from fxprune.errors import FileError, PluginError
 from fxprune.extend import check_rule
 from fxprune.plugins import GROUPS, run_file
+from fxprune.rules import RULES
 from tests.support.command import Done
 from tests.support.noise import noise
 
@@ -203,6 +204,7 @@ def test_a_rule_that_couples_too_little_is_found() -> None:
         rule(torch.ops.fxprune_test.flipped.default, "... c -> ... c", replace=True)
         with pytest.raises(fxprune.errors.VerifyError, match="flipped"):
             check_rule(torch.ops.fxprune_test.flipped.default, noise(3, 6))
+        del RULES[torch.ops.fxprune_test.flipped.default]
 
 
 def test_a_function_may_score() -> None:

@@ -98,5 +98,5 @@ def test_every_pass_is_described_with_its_options() -> None:
     assert {"couple", "select", "score", "allocate", "mask", "shrink", "restore", "verify"} <= set(
         described
     )
-    assert "metric: str = 'l2'" in described["score"][0]
+    assert "metric: str | Callable[..., Any] = 'l2'" in described["score"][0]
     assert all(line.endswith(".") for _, line in described.values())
