@@ -14,6 +14,7 @@ from .loop import speedup as speedup
 from .plan import Plan as Plan
 from .report import Report as Report
 from .spec import Spec as Spec
+from .streaming import prune_checkpoint as prune_checkpoint
 from .surgery import SlimModule as SlimModule
 
 __version__: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from fxprune.metrics import (
 from fxprune.metrics.normalizing import normalized
 from fxprune.metrics.reads import AsRead, as_read
 from fxprune.metrics.registry import Curved, Lessons, Scored
+from fxprune.metrics.stored import Stored
 from fxprune.pipeline import Facts, register
 from fxprune.program import Program
 from fxprune.targets import BlockTarget, Discovery, Selection, Target
@@ -51,12 +53,15 @@ class Score:
 
     def __call__(self, program: Program) -> Program:
         """Return the program with one array of scores a target."""
-        if any(tensor.is_meta for tensor in tensors_of(program.module).values()):
+        bare = any(tensor.is_meta for tensor in tensors_of(program.module).values())
+        if bare and Stored not in program:
             raise InputError(
-                "score: a model on the meta device has no weights to score; it can be analyzed only"
+                "score: a model on the meta device has no weights to score; it can be analyzed, or "
+                "pruned together with the files of its weights (prune_checkpoint)"
             )
         selected = program[Selection]
-        _check_weights(program.module, selected.targets)
+        if not bare:  # stored weights are read once, to be scored: what is wrong with them shows
+            _check_weights(program.module, selected.targets, partial(attribute, program.module))
         seen = _Seen(program, selected.targets)
         given = [one.metric or (self.metric, self._options) for one in selected.terms]
         scores, losses = dict[int, Scores](), dict[int, Scores]()
@@ -95,7 +100,7 @@ class Score:
         metric, data = make(metric_of, options), program.get(Calibration) or Calibration()
         name = label(metric_of)
         data.require(name, metric.needs)
-        read = seen.of(metric)
+        read, stored = seen.of(metric), program.get(Stored)
         evidence = Evidence(
             read.module,
             read.coupling,
@@ -103,6 +108,7 @@ class Score:
             program.signature,
             data,
             (program.get(Lessons) or Lessons()).tensors,
+            stored and stored.reading(program.module, read.names),
         )
         # weights and sums may differ in a last bit: what the first process sees is what all do
         _check_grain(name, metric, targets)
@@ -111,7 +117,7 @@ class Score:
         scores = [distributed.agreed(score) for score in given]
         losses = [distributed.agreed(one.losses) for one in curves]
         for target, score in zip(targets, scores, strict=True):
-            _check(target, score, name)
+            _check(program.module, target, score, name, stored)
         return [normalized(score, normalize) for score in scores], losses
 
 
@@ -145,25 +151,33 @@ def _check_grain(name: str, metric: Metric, targets: list[Target]) -> None:
             )
 
 
-def _check(target: Target, score: Scores, name: str) -> None:
+def _check(
+    module: fx.GraphModule, target: Target, score: Scores, name: str, stored: Stored | None
+) -> None:
     if not np.isfinite(score).all():
+        if stored is not None:
+            _check_weights(module, [target], stored.read)
         raise InputError(
             f"score: {name} of {target.name} is beyond any number: its weights, or what comes of "
             "them, are too large; scale them down, or exclude the target"
         )
 
 
-def _check_weights(module: fx.GraphModule, targets: Sequence[Target]) -> None:
-    """Raise InputError where a weight of a target is no finite number."""
+def _check_weights(
+    module: fx.GraphModule, targets: Sequence[Target], read: Callable[[str], torch.Tensor]
+) -> None:
+    """Raise InputError where a weight of a target is no finite number; `read` gives it by name."""
     checked: set[str] = set()
     for target in targets:
         names = {name for name, _ in target.footprint}
         if isinstance(target, BlockTarget) and not target.site:
             names.add(target.tensor)
         for name in sorted(names - checked):
-            tensor = attribute(module, name)
-            if isinstance(tensor, torch.nn.Parameter) and not _finite(tensor.detach()):
-                raise InputError(_strange(target, name, tensor.detach()))
+            if not isinstance(attribute(module, name), torch.nn.Parameter):
+                continue
+            tensor = read(name).detach()
+            if not _finite(tensor):
+                raise InputError(_strange(target, name, tensor))
         checked |= names
 
 

@@ -20,6 +20,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fxprune prune net.pt2 --spec spec.toml -o slim.pt2",
         "fxprune prune net.pt2 --spec spec.toml --sweep 0.8,0.6 -o slim.pt2",
     ),
+    "prune-checkpoint": (
+        "fxprune prune-checkpoint llama --spec spec.toml --input-shape 2,16:int64 -o smaller",
+        "fxprune prune-checkpoint net --macs 0.5 --model net.py:build --input-shape 2,8 -o half",
+    ),
     "check": ("fxprune check net.pt2 spec.toml --against budget.toml",),
     "forecast": ("fxprune forecast net.pt2 l1 l2 --sweep 0.8,0.5 --callbacks training.py",),
     "diff": ("fxprune diff slim.pt2 slim-0.8.pt2",),

@@ -15,12 +15,10 @@ def load(model: Path, trust: bool, shapes: list[str] | None, example: Path | Non
 
     Raises FileError, UntrustedFileError or InputError.
     """
-    if shapes and example:
-        raise InputError("--input-shape, --example: give one of the two")
+    inputs = inputs_of(shapes, example)
     from fxprune import api
     from fxprune.files import archive
 
-    inputs = _inputs(shapes, example)
     if not model.exists():
         raise FileError(f"{model}: there is no such file")
     if model.suffix == ".pt2":
@@ -39,7 +37,10 @@ def load(model: Path, trust: bool, shapes: list[str] | None, example: Path | Non
     return loaded, inputs
 
 
-def _inputs(shapes: list[str] | None, example: Path | None) -> Any:
+def inputs_of(shapes: list[str] | None, example: Path | None) -> Any:
+    """Return the example inputs that the command line gives, or nothing; raises InputError."""
+    if shapes and example:
+        raise InputError("--input-shape, --example: give one of the two")
     from fxprune.cli.examples import read_examples, shaped
 
     if example:

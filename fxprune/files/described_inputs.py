@@ -26,7 +26,8 @@ def _said(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         said: dict[str, Any] = {"tensor": list(value.shape), "dtype": str(value.dtype)[6:]}
         if not (value.is_floating_point() or value.is_complex()) and value.numel():
-            said["range"] = [int(value.min()), int(value.max())]
+            # of a tensor without numbers nobody knows more than what every index may be
+            said["range"] = [0, 1] if value.is_meta else [int(value.min()), int(value.max())]
         return said
     if type(value) in (list, tuple):
         return {type(value).__name__: [_said(one) for one in value]}

@@ -69,7 +69,8 @@ def parameters(evidence: Evidence) -> Iterator[tuple[fx.Node, torch.Tensor, tupl
             continue
         seen.add(id(tensor))
         if isinstance(value, TensorGuard):
-            yield node, tensor.detach(), tuple(coupling.guards.normal(g) for g in value.dims)
+            held = tensor.detach() if evidence.stored is None else evidence.stored(str(node.target))
+            yield node, held, tuple(coupling.guards.normal(g) for g in value.dims)
 
 
 def parts(

@@ -14,6 +14,7 @@ from torch import fx
 from fxprune.errors import CallbackError, FxpruneError, SpecError, root_cause, shown
 from fxprune.guards import Ids
 from fxprune.metrics.calibration import Calibration
+from fxprune.metrics.stored import Stored
 from fxprune.program import Signature
 from fxprune.registry import Registry
 from fxprune.rules import Coupling
@@ -30,7 +31,8 @@ class Evidence:
     """Hold what a metric looks at: the captured graph, its coupling and the targets to score.
 
     `calibration` holds the data that the metric `needs`; `signature` says how the graph is called;
-    `learned` is what a `Learner` wrote down during fine-tuning.
+    `learned` is what a `Learner` wrote down during fine-tuning, and `stored` has the weights of a
+    model on the meta device.
     """
 
     module: fx.GraphModule
@@ -39,6 +41,7 @@ class Evidence:
     signature: Signature
     calibration: Calibration
     learned: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True, eq=False)

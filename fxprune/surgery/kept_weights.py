@@ -28,7 +28,7 @@ def keep_weights(
     module: fx.GraphModule, smaller: fx.GraphModule, twins: Twins, coupling: Coupling, alive: Mask
 ) -> None:
     """Give the effective weights of `smaller`, which owns its tensors, the values they had."""
-    changing = {node for node in coupling.arithmetic if _changes(coupling, node, alive)}
+    changing = changed_weights(coupling, alive)
     if not changing:
         return
     work = _Preservation(module, smaller, twins, coupling, Kept(coupling.guards, alive))
@@ -36,6 +36,11 @@ def keep_weights(
         read = any(user not in coupling.arithmetic for user in node.users)
         if node in coupling.arithmetic and read and changing & effective.leading(node):
             work.keep(node, changing)
+
+
+def changed_weights(coupling: Coupling, alive: Mask) -> set[fx.Node]:
+    """Return the nodes that compute effective weights whose values removal would change."""
+    return {node for node in coupling.arithmetic if _changes(coupling, node, alive)}
 
 
 def _changes(coupling: Coupling, node: fx.Node, alive: Mask) -> bool:

@@ -10,7 +10,8 @@ over axes that the result has all the same, such as a norm by which it divides.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -210,16 +211,22 @@ def units(coupling: Coupling, value: Value) -> Ids:
     return every[every > 0]
 
 
-def evaluated(module: fx.GraphModule, wanted: Iterable[fx.Node]) -> dict[fx.Node, torch.Tensor]:
+def evaluated(
+    module: fx.GraphModule,
+    wanted: Iterable[fx.Node],
+    read: Callable[[str], torch.Tensor] | None = None,
+) -> dict[fx.Node, torch.Tensor]:
     """Return the values of computed nodes as they are now, each a tensor of its own.
 
-    Operators that write, such as observers, get copies of what they would write to.
+    Operators that write, such as observers, get copies of what they would write to. `read` gives
+    tensors by name, where those of the module are not the ones to take.
     """
+    read = read or partial(attribute, module)
     values: dict[fx.Node, Any] = {}
 
     def value(node: fx.Node) -> Any:
         if node not in values and node.op == "get_attr":
-            values[node] = attribute(module, str(node.target))
+            values[node] = read(str(node.target))
         elif node not in values:
             args, kwargs = fx.map_arg((node.args, node.kwargs), value)
             schema = getattr(node.target, "_schema", None)

@@ -23,6 +23,7 @@ NAMES = [
         "forecast",
         "load",
         "prune",
+        "prune_checkpoint",
         "prune_family",
         "repair",
         "run",

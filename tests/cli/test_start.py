@@ -21,6 +21,7 @@ COMMANDS = (
     *(
         "inspect",
         "prune",
+        "prune-checkpoint",
         "speedup",
         "export",
         "run",

@@ -1,0 +1,152 @@
+"""Plan on the meta device: which stored tensors are whose, what is removed, and that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune import passes, pipeline
+from fxprune.allocators import Choice
+from fxprune.capture import capture
+from fxprune.errors import FileError, InputError, SpecError, VerifyError, root_cause
+from fxprune.files.shards import Shards
+from fxprune.graphs import tensors_of
+from fxprune.loop.progress import Progress
+from fxprune.metrics import METRICS
+from fxprune.metrics.stored import Stored
+from fxprune.objectives.latency import Latency
+from fxprune.plan import Plan
+from fxprune.program import Program
+from fxprune.report import Report
+from fxprune.spec import Spec
+from fxprune.streaming.meter import Meter
+from fxprune.surgery import aliases
+from fxprune.surgery.kept_weights import changed_weights
+from fxprune.targets import Discovery
+
+UNREPAIRED = ("auto", "none")  # repairs that do nothing where there are no batches
+
+
+def check(spec: Spec) -> None:
+    """Raise SpecError for what a model that is never run cannot be asked."""
+    named = [spec.metric, *(one.metric for one in spec.target if one.metric is not None)]
+    for one in named:
+        needs = getattr(one.made(), "needs", "nothing")
+        if needs != "nothing":
+            told = ", ".join(name for name, kind in METRICS.items() if kind.needs == "nothing")
+            raise SpecError(f"metric: {one.name} needs {needs}, and {UNRUN}; choose one of {told}")
+    if spec.allocation.made().needs == "evaluate":
+        raise SpecError(
+            f"allocation: {spec.allocation.name} asks an evaluator, and {UNRUN}; choose another"
+        )
+    if isinstance(spec.objective.made(), Latency):
+        raise SpecError(f"objective: latency is measured, and {UNRUN}; give params, macs or bytes")
+    schedule = spec.schedule.made()
+    if schedule.count != 1 or schedule.warmup or spec.fine_tune is not None:
+        raise SpecError(f"schedule: more than one step is for training, and {UNRUN}; leave it out")
+    if spec.repair.name not in UNREPAIRED:
+        raise SpecError(f'repair: {spec.repair.name} changes weights, and {UNRUN}; say "none"')
+
+
+UNRUN = "a checkpoint is pruned without running its model"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Hold under which name each tensor of a model is stored, and what is stored beside them."""
+
+    stored: Mapping[str, str]
+    beside: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, shards: Shards, copied: Sequence[str]) -> Names:
+        """Match a model with a checkpoint; raises FileError where a name or a shape is not as said.
+
+        What the model does not have is refused, unless a pattern in `copied` takes it.
+        """
+        own, entries = tensors_of(model), shards.entries
+        stored: dict[str, str] = {}
+        for group in aliases(model).values():
+            there = [name for name in group if name in entries]
+            stored |= dict.fromkeys(group, there[0]) if there else {}
+        for name in model.state_dict(keep_vars=True):
+            if name not in stored:
+                raise FileError(
+                    f"{shards.folder}: lacks {name}, which the model has; is it of this model?"
+                )
+        for name, tensor in own.items():
+            if name in entries and entries[name].shape != tuple(tensor.shape):
+                raise FileError(
+                    f"{shards.folder / entries[name].shard}: {name} is of {entries[name].shape}, "
+                    f"and the model's of {tuple(tensor.shape)}; is it of this model?"
+                )
+        others = [name for name in entries if name not in own]
+        for name in others:
+            if not any(fnmatchcase(name, pattern) for pattern in copied):
+                raise FileError(
+                    f"{shards.folder / entries[name].shard}: holds {name}, which the model does "
+                    "not have; is it of this model? What is to be copied as it is, say so "
+                    "(copy, --copy PATTERN)"
+                )
+        return cls(stored, tuple(others))
+
+
+def planned(
+    model: nn.Module, inputs: Any, spec: Spec, shards: Shards, names: Names, watch: Progress
+) -> tuple[Plan, Report]:
+    """Return what to keep of every tensor, and what that costs; weights are read to be scored."""
+    with watch.within("capture"):
+        program = capture(model, inputs)
+    program = replace(program, say=watch.detail, stage=watch.stage)
+    meter = Meter("read", len(shards.entries), shards.bytes())
+    with meter.shown():
+        program = program.with_(Stored(lambda name: meter.seen(shards.tensor(names.stored[name]))))
+        program = pipeline.run(program, passes.coupling(spec))
+    program = pipeline.run(program, [passes.allocating(spec)])
+    _check(program)
+    program = _fitting(pipeline.run(program, [passes.make("shrink", {})]))
+    plan = program[Plan]
+    plan = Plan(plan.kept, plan.targets, spec.to_dict())
+    unread = [name for name in names.stored if name not in plan.kept]
+    if names.beside:
+        program = program.noted(f"copied as they are: {_listed(names.beside)}")
+    if unread:
+        program = program.noted(f"nothing reads them, so they are copied whole: {_listed(unread)}")
+    return plan, Report.of(program)
+
+
+def _check(program: Program) -> None:
+    """Raise SpecError or InputError for what cannot be done by cutting stored tensors."""
+    if program[Plan].masks:
+        raise SpecError(
+            f"target: masks, as of {next(iter(program[Plan].masks))}, are not written into "
+            "checkpoints; choose targets of units, such as hidden or head"
+        )
+    changed = changed_weights(program[Discovery].coupling, program[Choice].alive)
+    if changed:
+        node = min(changed, key=lambda one: one.name)
+        raise InputError(
+            f"model: {node} computes a weight of what is removed as well, so that what is kept "
+            "would change with it; exclude what it reads, or prune the model in memory"
+        )
+
+
+def _fitting(program: Program) -> Program:
+    """Run the smaller graph on the meta device, which tells all its shapes."""
+    try:
+        with torch.no_grad():
+            program.module(*program.signature.args, **program.signature.kwargs)
+    except Exception as error:
+        raise VerifyError(
+            f"shrink: the smaller graph does not fit together: {root_cause(error, 200)}"
+        ) from error
+    return program
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -1,0 +1,70 @@
+"""Cut stored tensors to what a plan keeps, and write them shard by shard, a piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from fxprune.files.shard_writing import Laid, header, write_shard
+from fxprune.files.shards import Shards
+from fxprune.plan import Plan
+from fxprune.streaming.meter import Meter
+
+PIECE = 1 << 26  # bytes that are cut and written at a time
+# what cuts and copies any numbers of so many bytes
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def laid(shards: Shards, shard: str, plan: Plan) -> list[Laid]:
+    """Return what the smaller shard will hold, in the order of the given one."""
+    found = []
+    for name in shards.of_shard(shard):
+        entry, axes = shards.entries[name], plan.kept.get(name)
+        shape = entry.shape if axes is None else tuple(map(len, axes))
+        found.append(Laid(name, entry.stored, shape, entry.bytes_of(shape)))
+    return found
+
+
+def size_of(shards: Shards, shard: str, plan: Plan) -> int:
+    """Return the bytes of the file that `cut_shard` writes."""
+    listed = laid(shards, shard, plan)
+    return len(header(listed, shards.metadata[shard])) + sum(one.bytes for one in listed)
+
+
+def cut_shard(shards: Shards, shard: str, plan: Plan, path: Path, meter: Meter) -> None:
+    """Write what is kept of a shard into a file, atomically; raises FileError."""
+
+    def of(name: str) -> Iterator[torch.Tensor]:
+        tensor = shards.tensor(name)
+        yield from pieces(tensor, plan.kept.get(name))
+        meter.count(tensor.nbytes)
+
+    write_shard(path, laid(shards, shard, plan), shards.metadata[shard], of)
+
+
+def pieces(
+    tensor: torch.Tensor, axes: Sequence[torch.Tensor] | None, limit: int = PIECE
+) -> Iterator[torch.Tensor]:
+    """Yield what is kept of a tensor, some rows at a time.
+
+    >>> whole = torch.arange(12).reshape(4, 3)
+    >>> [one.tolist() for one in pieces(whole, (torch.tensor([0, 3]), torch.tensor([1])), 24)]
+    [[[1]], [[10]]]
+    """
+    bits = BITS.get(tensor.element_size())
+    tensor = tensor.view(bits) if bits is not None else tensor
+    if not tensor.ndim:
+        yield tensor
+        return
+    kept = axes or ()
+    cuts = [(d, index) for d, index in enumerate(kept) if len(index) != tensor.shape[d]]
+    rows = next((index for d, index in cuts if not d), None)
+    count = len(tensor) if rows is None else len(rows)
+    step = max(1, limit * len(tensor) // max(1, tensor.nbytes))
+    for start in range(0, count, step):
+        piece = tensor[start : start + step] if rows is None else tensor[rows[start : start + step]]
+        for d, index in cuts:
+            piece = piece.index_select(d, index) if d else piece
+        yield piece
