@@ -64,4 +64,4 @@ def write_shard(
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data
