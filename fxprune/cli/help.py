@@ -21,8 +21,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "fxprune prune net.pt2 --spec spec.toml --sweep 0.8,0.6 -o slim.pt2",
     ),
     "prune-checkpoint": (
-        "fxprune prune-checkpoint llama --spec spec.toml --input-shape 2,16:int64 -o smaller",
-        "fxprune prune-checkpoint net --macs 0.5 --model net.py:build --input-shape 2,8 -o half",
+        "fxprune prune-checkpoint whole --spec spec.toml --model net.py:build --input-shape 2,8"
+        " -o half",
+        "fxprune prune-checkpoint whole --params 0.7 --metric lamp --model net.py:build"
+        " --input-shape 2,8 -o smaller",
     ),
     "check": ("fxprune check net.pt2 spec.toml --against budget.toml",),
     "forecast": ("fxprune forecast net.pt2 l1 l2 --sweep 0.8,0.5 --callbacks training.py",),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fxprune.cli.app import app
@@ -17,6 +19,12 @@ from tests.support.command import Done
 
 ORDER = ("prune", "export", "speedup", "run")  # what writes files that the others read goes first
 SPEC = "[objective]\nmacs = 0.5\n"
+BUILD = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+"""
 BUDGET = 'macs = "1 M"\nparameters = 10_000\ncoverage = 0.5\n'
 
 
@@ -63,6 +71,10 @@ def test_every_example_runs(
     Path("spec.toml").write_text(SPEC)
     Path("budget.toml").write_text(BUDGET)
     Path("training.py").write_text(TRAINING)
+    Path("net.py").write_text(BUILD)
+    Path("whole").mkdir()
+    small = runpy.run_path("net.py")["build"]()
+    save_file(small.state_dict(), "whole/model.safetensors")
     for name in (*ORDER, *(name for name in EXAMPLES if name not in ORDER)):
         for line in EXAMPLES[name]:
             done = command(*shlex.split(line)[1:])
