@@ -91,6 +91,13 @@ def _streamed(target: Path) -> Iterator[Path]:
         raise unwritable(target, problem) from problem
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes that died left of files that they were writing into a folder."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..*\.[0-9a-f]{12}(\.[^.]*)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def append(path: str | os.PathLike[str], text: str) -> None:
     """Add text to the end of a file, all of it or none; raises `FileError` where that fails."""
     place = Path(path)

@@ -100,9 +100,9 @@ class Shards:
             raise _damaged(path, error) from error
         return tensor
 
-    def of_shard(self, shard: str) -> list[str]:
-        """Return the names of the tensors in a shard, in the order in which they lie there."""
-        return [name for name, entry in self.entries.items() if entry.shard == shard]
+    def of_shard(self, shard: str) -> dict[str, Entry]:
+        """Return the tensors in a shard, in the order in which they lie there."""
+        return {name: entry for name, entry in self.entries.items() if entry.shard == shard}
 
     def bytes(self) -> int:
         """Return the bytes of all tensors."""

@@ -15,6 +15,7 @@ from fxprune.files.described_inputs import described
 from fxprune.files.locking import locked
 from fxprune.files.shards import Shards
 from fxprune.loop.progress import Progress, Wanted
+from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.spec import Spec
 from fxprune.streaming.building import Build, built, on_meta
@@ -63,22 +64,29 @@ def prune_checkpoint(
     watch, given = Progress(progress), on_meta((args, kwargs), whole)
     with watch, locked(work.folder):
         work.begin(shards, asked, whole, said, copy)
-        found = work.planned()
-        if found is None:
-            plan, report = planned(whole, given, asked, shards, names, watch)
-            found = replace(plan, inputs=said), report
-            work.keep(*found)
-        plan, report = found
-        sizes = {shard: size_of(shards, shard, plan) for shard in shards.names}
-        left = [shard for shard in shards.names if not work.has(shard, sizes[shard])]
-        if len(left) < len(shards.names):
-            watch.say(f"{len(shards.names) - len(left)} of {len(shards.names)} shards are there")
-        work.check_space(sum(sizes[shard] for shard in left))
-        entries = {name: entry for name, entry in shards.entries.items() if entry.shard in left}
-        meter = Meter("write", len(entries), sum(e.bytes_of(e.shape) for e in entries.values()))
-        with watch.within("shrink"), work.resumable(), meter.shown():
-            for shard in left:
-                cut_shard(shards, shard, plan, work.folder / shard, meter)
-                watch.say(f"{shard}: {amount(sizes[shard])} written; {meter}")
+        with work.resumable():
+            found = work.planned()
+            if found is None:
+                plan, report = planned(whole, given, asked, shards, names, watch)
+                found = replace(plan, inputs=said), report
+                work.keep(*found)
+            plan, report = found
+            with watch.within("shrink"):
+                _write(shards, plan, work, watch)
             work.finish(shards, plan)
-    return report
+    return replace(report, seconds=watch.seconds())
+
+
+def _write(shards: Shards, plan: Plan, work: Unfinished, watch: Progress) -> None:
+    """Write the shards that are not there yet."""
+    sizes = {shard: size_of(shards, shard, plan) for shard in shards.names}
+    left = [shard for shard in shards.names if not work.has(shard, sizes[shard])]
+    if len(left) < len(shards.names):
+        watch.say(f"{len(shards.names) - len(left)} of {len(shards.names)} shards are there")
+    work.check_space(sum(sizes[shard] for shard in left))
+    read = [entry.bytes_of(entry.shape) for e in left for entry in shards.of_shard(e).values()]
+    meter = Meter("write", len(read), sum(read))
+    with meter.shown():
+        for shard in left:
+            cut_shard(shards, shard, plan, work.folder / shard, meter)
+            watch.say(f"{shard}: {amount(sizes[shard])} written; {meter}")

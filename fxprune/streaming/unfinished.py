@@ -7,15 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from fxprune._version import __version__
-from fxprune.errors import CheckpointError, FileError
-from fxprune.files.atomic import atomic_write, make_folder, unwritable
+from fxprune.errors import CheckpointError, FileError, FxpruneError
+from fxprune.files.atomic import atomic_write, make_folder, sweep, unwritable
 from fxprune.files.shards import INDEX, Shards, read_json
 from fxprune.graphs import tensors_of
 from fxprune.plan import Plan
@@ -63,6 +63,8 @@ class Unfinished:
         }
         mine = json.loads(json.dumps(mine))
         make_folder(self.folder / OURS)
+        for folder in (self.folder, self.folder / OURS):
+            sweep(folder)
         place = self.folder / OURS / BELONGS
         if not place.exists():
             with atomic_write(place) as file:
@@ -84,10 +86,10 @@ class Unfinished:
         return Plan.load(self._plan), report
 
     def keep(self, plan: Plan, report: Report) -> None:
-        """Write a plan and its report."""
+        """Write a plan and its report, without times, which no other run would have."""
         plan.save(self._plan)
         with atomic_write(self._report) as file:
-            file.write_text(report.to_json(), encoding="utf-8")
+            file.write_text(replace(report, seconds={}).to_json(), encoding="utf-8")
 
     @property
     def _plan(self) -> Path:
@@ -115,10 +117,15 @@ class Unfinished:
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
-        """Say of a file that cannot be written that what is done stays."""
+        """Keep what is done where a file cannot be written; where nothing is planned, nothing."""
         try:
             yield
-        except FileError as error:
+        except FxpruneError as error:
+            if not self._report.exists():
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+            if not isinstance(error, FileError):
+                raise
             said = f"{error}. What is done stays in {self.folder}: the same call goes on from there"
             raise type(error)(said) from error
 

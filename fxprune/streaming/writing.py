@@ -20,8 +20,8 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def laid(shards: Shards, shard: str, plan: Plan) -> list[Laid]:
     """Return what the smaller shard will hold, in the order of the given one."""
     found = []
-    for name in shards.of_shard(shard):
-        entry, axes = shards.entries[name], plan.kept.get(name)
+    for name, entry in shards.of_shard(shard).items():
+        axes = plan.kept.get(name)
         shape = entry.shape if axes is None else tuple(map(len, axes))
         found.append(Laid(name, entry.stored, shape, entry.bytes_of(shape)))
     return found
