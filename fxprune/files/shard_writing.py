@@ -10,12 +10,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from fxprune.errors import FileError
 from fxprune.files.atomic import atomic_write
 
+Numbers: TypeAlias = NDArray[Any]
 ALIGNED = 8  # bytes: where the tensors begin
 
 
@@ -46,7 +49,7 @@ def write_shard(
     path: Path,
     laid: Sequence[Laid],
     metadata: Mapping[str, str] | None,
-    pieces: Callable[[str], Iterable[torch.Tensor]],
+    pieces: Callable[[str], Iterable[Numbers]],
 ) -> None:
     """Write a file atomically; `pieces` are the parts of a tensor, one after the other.
 
@@ -62,6 +65,5 @@ def write_shard(
                 raise FileError(f"{path}: {one.name} has {count} bytes, not {one.bytes}")
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().data
+def _bytes(piece: Numbers) -> memoryview:
+    return np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
