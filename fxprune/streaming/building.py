@@ -20,17 +20,19 @@ Build: TypeAlias = Callable[..., nn.Module]  # given the table of config.json, i
 META = torch.device("meta")
 
 
-def built(shards: Shards, build: Build | nn.Module | None) -> nn.Module:
-    """Return a model on the meta device, of the type of numbers that the checkpoint has.
+def built(shards: Shards, build: Build | nn.Module | None) -> tuple[nn.Module, dict[str, str]]:
+    """Return a model on the meta device, and the names of those tensors that are stored by others.
 
-    `build` is called there, with the table of `config.json` if it needs an argument; without it the
-    class that `config.json` names is taken from transformers. Raises InputError or FileError.
+    It has the type of numbers that the checkpoint has. `build` is called there, with the table of
+    `config.json` if it needs an argument; without it the class that `config.json` names is taken
+    from transformers, which may store tensors by other names. Raises InputError or FileError.
     """
     if isinstance(build, nn.Module):
-        return _typed(_bare(build), shards)
+        return _typed(_bare(build), shards), {}
     with META:
         model = _from_config(shards.folder) if build is None else _called(build, shards.folder)
-    return _typed(model.to(META), shards)
+    model = _typed(model.to(META), shards)
+    return model, _renamed(model) if build is None else {}
 
 
 def on_meta(inputs: Any, model: nn.Module) -> Any:
@@ -111,9 +113,26 @@ def _from_config(folder: Path) -> nn.Module:
     return model
 
 
+def _renamed(model: nn.Module) -> dict[str, str]:
+    """Return the names that transformers stores tensors by, where these are the same tensors.
+
+    It converts what it saves: what it merges or splits is not found here, and so not stored.
+    """
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # earlier versions convert nothing
+        return {}
+    state = model.state_dict(keep_vars=True)
+    names = {id(tensor): name for name, tensor in state.items()}
+    try:
+        saved = revert_weight_conversion(model, dict(state))
+    except Exception:  # what it cannot convert has the names of the model
+        return {}
+    found = {stored: names[id(one)] for stored, one in saved.items() if id(one) in names}
+    return {stored: name for stored, name in found.items() if stored not in state}
+
+
 def _typed(model: nn.Module, shards: Shards) -> nn.Module:
-    """Return the model with the type of numbers that all its stored weights have, if it is one."""
-    own = tensors_of(model)
-    found = {entry.dtype for name, entry in shards.entries.items() if name in own}
-    floats = {dtype for dtype in found if dtype.is_floating_point}
+    """Return the model with the type of numbers that all stored weights have, if it is one."""
+    floats = {one.dtype for one in shards.entries.values() if one.dtype.is_floating_point}
     return model.to(floats.pop()) if len(floats) == 1 else model

@@ -58,42 +58,61 @@ UNRUN = "a checkpoint is pruned without running its model"
 
 @dataclass(frozen=True)
 class Names:
-    """Hold under which name each tensor of a model is stored, and what is stored beside them."""
+    """Hold under which name each tensor of a model is stored, and what is stored beside them.
 
+    `own` are the names in the model, by those in the checkpoint.
+    """
+
+    own: Mapping[str, str]
     stored: Mapping[str, str]
     beside: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, shards: Shards, copied: Sequence[str]) -> Names:
+    def of(
+        cls, model: nn.Module, renamed: Mapping[str, str], shards: Shards, copied: Sequence[str]
+    ) -> Names:
         """Match a model with a checkpoint; raises FileError where a name or a shape is not as said.
 
-        What the model does not have is refused, unless a pattern in `copied` takes it.
+        `renamed` are names in the model by other names that they are stored by. What the model does
+        not have is refused, unless a pattern in `copied` takes it.
         """
-        own, entries = tensors_of(model), shards.entries
+        tensors = tensors_of(model)
+        own = {name: renamed.get(name, name) for name in shards.entries}
+        beside = tuple(name for name, mine in own.items() if mine not in tensors)
+        own = {name: mine for name, mine in own.items() if mine in tensors}
         stored: dict[str, str] = {}
         for group in aliases(model).values():
-            there = [name for name in group if name in entries]
+            there = [name for name, mine in own.items() if mine in group]
             stored |= dict.fromkeys(group, there[0]) if there else {}
+        found = cls(own, stored, beside)
+        found._check(model, shards, copied)
+        return found
+
+    def _check(self, model: nn.Module, shards: Shards, copied: Sequence[str]) -> None:
         for name in model.state_dict(keep_vars=True):
-            if name not in stored:
+            if name not in self.stored:
                 raise FileError(
                     f"{shards.folder}: lacks {name}, which the model has; is it of this model?"
                 )
-        for name, tensor in own.items():
-            if name in entries and entries[name].shape != tuple(tensor.shape):
+        tensors = tensors_of(model)
+        for name, mine in self.own.items():
+            entry, shape = shards.entries[name], tuple(tensors[mine].shape)
+            if entry.shape != shape:
                 raise FileError(
-                    f"{shards.folder / entries[name].shard}: {name} is of {entries[name].shape}, "
-                    f"and the model's of {tuple(tensor.shape)}; is it of this model?"
+                    f"{shards.folder / entry.shard}: {name} is of {entry.shape}, and the model's "
+                    f"of {shape}; is it of this model?"
                 )
-        others = [name for name in entries if name not in own]
-        for name in others:
+        for name in self.beside:
             if not any(fnmatchcase(name, pattern) for pattern in copied):
                 raise FileError(
-                    f"{shards.folder / entries[name].shard}: holds {name}, which the model does "
-                    "not have; is it of this model? What is to be copied as it is, say so "
+                    f"{shards.folder / shards.entries[name].shard}: holds {name}, which the model "
+                    "does not have; is it of this model? What is to be copied as it is, say so "
                     "(copy, --copy PATTERN)"
                 )
-        return cls(stored, tuple(others))
+
+    def kept(self, plan: Plan) -> dict[str, tuple[torch.Tensor, ...]]:
+        """Return the kept indices of every axis, by the names in the checkpoint."""
+        return {name: plan.kept[mine] for name, mine in self.own.items() if mine in plan.kept}
 
 
 def planned(

@@ -15,14 +15,13 @@ from fxprune.files.described_inputs import described
 from fxprune.files.locking import locked
 from fxprune.files.shards import Shards
 from fxprune.loop.progress import Progress, Wanted
-from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.spec import Spec
 from fxprune.streaming.building import Build, built, on_meta
 from fxprune.streaming.meter import Meter, amount
 from fxprune.streaming.planning import Names, check, planned
 from fxprune.streaming.unfinished import Unfinished
-from fxprune.streaming.writing import cut_shard, size_of
+from fxprune.streaming.writing import Kept, cut_shard, size_of
 
 
 def prune_checkpoint(
@@ -57,8 +56,8 @@ def prune_checkpoint(
     asked, shards, final = Spec.of(spec), Shards.of(Path(folder)), Path(output)
     check(asked)
     work = Unfinished.beside(final)
-    whole = built(shards, model)
-    names = Names.of(whole, shards, copy)
+    whole, renamed = built(shards, model)
+    names = Names.of(whole, renamed, shards, copy)
     args, kwargs = arguments(inputs)
     said = described(args, kwargs)
     watch, given = Progress(progress), on_meta((args, kwargs), whole)
@@ -71,15 +70,16 @@ def prune_checkpoint(
                 found = replace(plan, inputs=said), report
                 work.keep(*found)
             plan, report = found
+            kept = names.kept(plan)
             with watch.within("shrink"):
-                _write(shards, plan, work, watch)
-            work.finish(shards, plan)
+                _write(shards, kept, work, watch)
+            work.finish(shards, kept)
     return replace(report, seconds=watch.seconds())
 
 
-def _write(shards: Shards, plan: Plan, work: Unfinished, watch: Progress) -> None:
+def _write(shards: Shards, kept: Kept, work: Unfinished, watch: Progress) -> None:
     """Write the shards that are not there yet."""
-    sizes = {shard: size_of(shards, shard, plan) for shard in shards.names}
+    sizes = {shard: size_of(shards, shard, kept) for shard in shards.names}
     left = [shard for shard in shards.names if not work.has(shard, sizes[shard])]
     if len(left) < len(shards.names):
         watch.say(f"{len(shards.names) - len(left)} of {len(shards.names)} shards are there")
@@ -88,5 +88,5 @@ def _write(shards: Shards, plan: Plan, work: Unfinished, watch: Progress) -> Non
     meter = Meter("write", len(read), sum(read))
     with meter.shown():
         for shard in left:
-            cut_shard(shards, shard, plan, work.folder / shard, meter)
+            cut_shard(shards, shard, kept, work.folder / shard, meter)
             watch.say(f"{shard}: {amount(sizes[shard])} written; {meter}")

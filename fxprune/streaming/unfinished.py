@@ -22,6 +22,7 @@ from fxprune.plan import Plan
 from fxprune.report import Report
 from fxprune.spec import Spec
 from fxprune.streaming.meter import amount
+from fxprune.streaming.writing import Kept
 
 OURS = "fxprune"  # the folder with what is ours, which no reader of weights looks into
 BELONGS = "begun.json"  # says what a folder is the beginning of
@@ -129,11 +130,11 @@ class Unfinished:
             said = f"{error}. What is done stays in {self.folder}: the same call goes on from there"
             raise type(error)(said) from error
 
-    def finish(self, shards: Shards, plan: Plan) -> None:
+    def finish(self, shards: Shards, kept: Kept) -> None:
         """Write the index and what else lies beside the weights, and give the folder its name."""
         if shards.index is not None and shards.listed is not None:
             with atomic_write(self.folder / shards.index) as file:
-                text = json.dumps(_listed(shards, plan), indent=2, sort_keys=True)
+                text = json.dumps(_listed(shards, kept), indent=2, sort_keys=True)
                 file.write_text(text + "\n", encoding="utf-8")
         for path in sorted(shards.folder.iterdir()):
             if path.is_file() and not path.name.endswith((*WEIGHTS, *LISTS)):
@@ -146,12 +147,12 @@ class Unfinished:
             raise unwritable(self.final, problem) from problem
 
 
-def _listed(shards: Shards, plan: Plan) -> dict[str, Any]:
+def _listed(shards: Shards, kept: Kept) -> dict[str, Any]:
     """Return what stands in the index, with the counts of the smaller tensors."""
     listed = dict(shards.listed or {})
     counts = {"total_size": 0, "total_parameters": 0}
     for name, entry in shards.entries.items():
-        axes = plan.kept.get(name)
+        axes = kept.get(name)
         shape = entry.shape if axes is None else tuple(map(len, axes))
         size = entry.bytes_of(shape)
         counts["total_size"] += size

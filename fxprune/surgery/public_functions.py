@@ -25,6 +25,7 @@ END = 2**63 - 1  # of a slice that goes to the end
 HOMES = (torch, torch._C._nn)
 METHOD = types.MethodDescriptorType
 GRID = "quant_min"  # operators that round to a grid are looked for by name
+ALONE = {aten.to.dtype_layout}  # operators with a name for an argument that no method takes
 HOLES = "List[Optional[Tensor]]"  # which the operators alone take with nothing in some places
 Written = tuple[str, Any, dict[str, Any]]  # the kind of node, its target, further arguments
 
@@ -71,7 +72,11 @@ def public(called: Any, count: int, keywords: frozenset[str]) -> Written | None:
     declared = called._schema.arguments
     listed = [one.name for one in declared]
     name = str(called._schema.name).removeprefix("aten::")
-    if GRID in listed or any(one.is_out or str(one.type) == HOLES for one in declared):
+    if (
+        called in ALONE
+        or GRID in listed
+        or any(one.is_out or str(one.type) == HOLES for one in declared)
+    ):
         return None
     more = _functional(name, listed[:count], keywords)
     if more is not None:

@@ -67,6 +67,7 @@ def test_the_same_numbers(sample: Sample, written: Any) -> None:
         (aten.add_.Tensor, 2, (), ("call_method", "add_", {})),
         (aten.fake_quantize_per_tensor_affine.default, 5, (), None),
         (torch.ops.fxprune.handed_on.default, 2, (), None),
+        (aten.to.dtype_layout, 1, ("dtype", "layout", "device"), None),
     ],
 )
 def test_what_is_written(called: Any, count: int, keywords: tuple[str, ...], written: Any) -> None:
