@@ -160,7 +160,8 @@ def apply(plan: Plan, model: M, inputs: Any = None) -> M:
 
     It is narrowed in place: its class, its methods and its attributes stay, and `load_state_dict`
     takes the pruned weights. What it computes is proven to be what the plan keeps of it; else it is
-    left as it was. `inputs` are example inputs, where the plan does not know how they look.
+    left as it was. `inputs` are example inputs, where the plan does not know how they look. A model
+    on the meta device is compared by its graph alone, and takes the weights with `assign=True`.
 
     Raises InputError where the plan is of another model, and WriteBackError where the class cannot
     say some width, with the line that is in the way and the targets to leave out.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.errors import WriteBackError
 from tests.support.checkpoints import (
     CONFIG,
     IDS,
@@ -54,6 +55,42 @@ def test_the_plan_makes_a_model_that_loads_it(tmp_path: Path) -> None:
     missing, unexpected = own.load_state_dict(read(tmp_path / "half"), strict=False)
     assert (missing, unexpected) == (["head.weight"], [])
     assert torch.equal(own(IDS), fxprune.prune(model, SPEC, IDS)(IDS))
+
+
+def test_the_plan_narrows_a_model_on_the_meta_device(tmp_path: Path) -> None:
+    model = decoder()
+    source = written(tmp_path / "whole", stored(model))
+    fxprune.prune_checkpoint(source, SPEC, tmp_path / "half", build, IDS)
+    plan = fxprune.Plan.load(tmp_path / "half" / "fxprune" / "plan.json")
+    with torch.device("meta"):
+        own = build(CONFIG).eval()
+    fxprune.apply(plan, own)
+    found = read(tmp_path / "half")
+    own.load_state_dict({**found, "head.weight": found["embed.weight"]}, assign=True)
+    assert torch.equal(own(IDS), fxprune.prune(model, SPEC, IDS)(IDS))
+
+
+class Fixed(nn.Module):
+    """A width that stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu().reshape(-1, 16))
+
+
+def test_what_a_class_cannot_say_is_refused_on_the_meta_device_too(tmp_path: Path) -> None:
+    source = written(tmp_path / "whole", stored(Fixed()), 1)
+    spec = {"objective": {"ratio": 0.5}}
+    fxprune.prune_checkpoint(source, spec, tmp_path / "half", Fixed, torch.zeros(2, 8))
+    plan = fxprune.Plan.load(tmp_path / "half" / "fxprune" / "plan.json")
+    with torch.device("meta"):
+        own = Fixed()
+    with pytest.raises(WriteBackError):
+        fxprune.apply(plan, own)
+    assert own.first.weight.shape == (16, 8)
 
 
 def test_the_index_says_what_is_there(tmp_path: Path) -> None:

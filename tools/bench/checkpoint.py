@@ -94,8 +94,13 @@ def command(folder: Path, output: Path, layers: int) -> list[str]:
     return [sys.executable, __file__, "--work", str(folder), str(output), "--layers", str(layers)]
 
 
+def unfinished(output: Path) -> Path:
+    return output.with_name(f".{output.name}.unfinished")
+
+
 def pruned(folder: Path, output: Path, layers: int) -> dict[str, Any]:
-    shutil.rmtree(output, ignore_errors=True)
+    for path in (output, unfinished(output)):
+        shutil.rmtree(path, ignore_errors=True)
     done = subprocess.run(
         command(folder, output, layers), capture_output=True, text=True, check=True
     )
@@ -136,8 +141,7 @@ def killed(folder: Path, output: Path, layers: int, after: float) -> str:
             process.send_signal(signal.SIGKILL)
     if output.exists():
         return "over"
-    work = output.with_name(f".{output.name}.unfinished")
-    done = len(list(work.glob("model-*.safetensors")))
+    done = len(list(unfinished(output).glob("model-*.safetensors")))
     subprocess.run(command(folder, output, layers), capture_output=True, check=True)
     return f"{done} shards"
 

@@ -92,7 +92,7 @@ class _Narrowing:
         done: set[int] = set()
         for name, tensor in own.items():
             cut = smaller.get(name, tensor)
-            if id(tensor) not in done and not torch.equal(cut, tensor):
+            if id(tensor) not in done and not _same(cut, tensor):
                 done.add(id(tensor))
                 changes.narrow(tensor, cut.clone())
         values = {self.places[k]: v for k, v in solution.values.items()}
@@ -180,6 +180,11 @@ class _Narrowing:
             for name in by_id.get(id(attribute(self.module, str(node.target))), ()):
                 found.setdefault(name, set()).update(pairs)
         return found
+
+
+def _same(cut: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Tell a tensor that is not cut; without numbers, by its shape."""
+    return cut.shape == tensor.shape and (tensor.is_meta or torch.equal(cut, tensor))
 
 
 def _paths(one: Wanted) -> Sequence[str]:

@@ -70,7 +70,8 @@ class Proof:
         So does one that repeats heads only where there is more than one to a group.
         """
         found = self._constants(again)
-        if found is not None and not found.other_way:
+        bare = any(tensor.is_meta for tensor in tensors_of(self.smaller).values())
+        if bare or (found is not None and not found.other_way):  # without numbers, graphs must do
             return found
         forms = self._examples(MORE if found is not None else 0)
         return (found or wrong) if (wrong := self._numbers(model, forms)) is not None else None
