@@ -48,6 +48,8 @@ def record(model: nn.Module, signature: Signature) -> fx.GraphModule:
     Refused where any of it is out of the ordinary; other errors are the model's or the tracer's.
     """
     ordinary(model)
+    if any(type(one).__setattr__ is not nn.Module.__setattr__ for one in model.modules()):
+        raise Refused("a module does more than to hold a tensor that it is given")
     tape = Tape(model, signature)
     with tape.running(model):
         result = model(*tape.args, **tape.kwargs)
@@ -69,6 +71,8 @@ class Tape:
         self.call_sites = CallSites(model)
         self._symbolic = SymbolicBatch(self.fake)
         self._nodes: dict[int, fx.Node] = {}
+        self._fresh: dict[int, fx.Node] = {}  # made of no tensor, by the storage
+        self._held: list[torch.Tensor] = []  # keeps those alive whose id() is a key
         self._sizes: dict[Any, fx.Node] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.asked: set[str] = set()  # tensors of which the forward asks what numbers they hold
@@ -216,9 +220,7 @@ class Tape:
     def _argument(self, value: Any) -> Any:
         """Return an argument as the graph has it."""
         if isinstance(value, torch.Tensor):
-            if id(value) not in self._nodes:
-                raise Refused("a tensor is neither computed nor a parameter, buffer or input")
-            return self._nodes[id(value)]
+            return self._node(value)
         if isinstance(value, torch.SymInt):
             return self._size(value)
         if isinstance(value, (list, tuple)):
@@ -226,6 +228,22 @@ class Tape:
         if isinstance(value, (torch.SymFloat, torch.SymBool, dict, torch.Generator)):
             raise Refused(f"an argument is a {type(value).__name__}")
         return value
+
+    def _node(self, value: torch.Tensor) -> fx.Node:
+        """Return the node of a tensor.
+
+        What torch's own functions make of no tensor, such as `torch.arange`, they hand out as
+        another tensor of the same storage.
+        """
+        if id(value) in self._nodes:
+            return self._nodes[id(value)]
+        fresh = isinstance(value, FakeTensor) and not value.requires_grad
+        node = self._fresh.get(value.untyped_storage()._cdata) if fresh else None
+        if node is None or not _alike(node.meta["val"], value):
+            raise Refused("a tensor is neither computed nor a parameter, buffer or input")
+        self._held.append(value)
+        self._nodes[id(value)] = node
+        return node
 
     def _size(self, value: torch.SymInt) -> Any:
         """Return the node of a size: the batch, or a multiple of it."""
@@ -260,6 +278,8 @@ class Tape:
             raise Refused(f"{node.target} returns no tensor")
         node.meta["val"] = out
         self._nodes[id(out)] = node
+        if not any(isinstance(one.meta["val"], torch.Tensor) for one in node.all_input_nodes):
+            self._fresh[out.untyped_storage()._cdata] = node
 
     def finished(self, result: Any) -> fx.Graph:
         """Return the graph, which ends in the result of the forward."""
@@ -267,7 +287,7 @@ class Tape:
         leaves, spec = pytree.tree_flatten(result)
         if not all(isinstance(one, FakeTensor) for one in leaves):
             raise Refused("a result is no tensor")
-        nodes = tuple(self._nodes[id(one)] for one in leaves)
+        nodes = tuple(map(self._node, leaves))
         if any(node.op != "call_function" for node in nodes):
             raise Refused("a result is an input, parameter or buffer")
         self.graph.output(nodes)
@@ -298,6 +318,12 @@ class _Recorder(ProxyTorchDispatchMode):
 def _each(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     args, kwargs = spec.children()
     return [*args.children(), *kwargs.children()]
+
+
+def _alike(made: torch.Tensor, value: torch.Tensor) -> bool:
+    """Tell whether two tensors of one storage are the same of it."""
+    layouts = ((one.shape, one.stride(), one.storage_offset(), one.dtype) for one in (made, value))
+    return len(set(map(str, layouts))) == 1  # as texts, since sizes that are compared are asked
 
 
 def _stand_in(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:

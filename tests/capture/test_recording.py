@@ -30,15 +30,7 @@ REFUSED = {  # each with the word that says why
     "SteppedFill": "computed",
     "SpectralConvolution": "computed",
     "SteppedRotary": "computed",
-    "AddedTo": "computed",
-    "Alibi": "computed",
-    "Chosen": "computed",
-    "Disentangled": "computed",
-    "Cell": "computed",
-    "Gru": "computed",
-    "Projected": "computed",
-    "Recurrent": "computed",
-    "Rnn": "computed",
+    **dict.fromkeys(("Gru", "Projected", "Recurrent", "Rnn", "sequence"), "does more"),
     "Film": "Eq",
     "NestedOutputs": "Eq",
     "Rotary": "region",
@@ -51,7 +43,6 @@ REFUSED = {  # each with the word that says why
     "writes in place": "writes",
     "a counter": "writes",
     "autocast": "region",
-    "sequence": "computed",
     "shared": "paths",
 }
 CASES: dict[str, Any] = {
@@ -109,7 +100,7 @@ def _described(graph: fx.Graph) -> list[Any]:
         if node.op in ("get_attr", "placeholder"):
             place[node] = f"{node.op} {node.target}"
         elif str(node.target) == "aten.sym_size.int" or node.target is operator.mul:
-            place[node] = f"{node.target} {args}"
+            place[node] = f"{node.target} {sorted(map(str, args))}"
             continue
         else:
             place[node] = f"%{len(found)}"
@@ -148,6 +139,24 @@ class Halving(nn.Module):
 class Fixed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.ones(2, 1)
+
+
+class Positions(nn.Module):
+    """What is made of no tensor: numbers, and zeros for every example."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(0, 4, device=x.device) / 4
+        zeros = torch.zeros(x.shape[0], 4)
+        return x * steps + zeros.add_(1)
+
+
+def test_what_is_made_of_no_tensor_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, x = _watch(monkeypatch), noise(2, 4)
+    quick = capture(Positions(), (x,))
+    assert said == []
+    assert torch.equal(quick.module(x), Positions()(x))
+    monkeypatch.setattr(capturing, "_recorded", lambda *_: None)
+    assert _described(quick.module.graph) == _described(capture(Positions(), (x,)).module.graph)
 
 
 @pytest.mark.parametrize("kind", [Asking, Writing, Halving, Fixed])
