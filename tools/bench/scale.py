@@ -92,7 +92,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         shown = (
             *(row["width"], str(row["layers"]), f"{row['parameters'] / 1e9:.2f} G"),
-            *(f"{row[name]:.1f}" for name in WHAT),
+            *(f"{row[name]:.2f}" for name in WHAT),
             *(f"{row['MiB']:.0f}", f"{row['coverage']:.3f}"),
         )
         lines.append(f"| {' | '.join(shown)} |")
