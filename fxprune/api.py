@@ -18,8 +18,8 @@ from torch.export import ExportedProgram, export
 
 from fxprune import onnx, pipeline
 from fxprune._version import __version__
-from fxprune.capture import capture, marks_of, placed, put, unwrapped
-from fxprune.contexts import evaluating, quiet
+from fxprune.capture import Dynamic, capture, marks_of, placed, put, unwrapped
+from fxprune.contexts import evaluating, quiet, unsolved
 from fxprune.errors import (
     ExportError,
     FileError,
@@ -38,8 +38,9 @@ from fxprune.loop.progress import Wanted
 from fxprune.metrics import Calibration, Loss
 from fxprune.passes import PASSES, verified
 from fxprune.plan import Plan
-from fxprune.program import Program, Restored, Signature
+from fxprune.program import Program, Restored
 from fxprune.report import Analysis, Report
+from fxprune.signature import Signature, read, written
 from fxprune.spec import Spec
 from fxprune.spec.modules import with_names
 from fxprune.surgery import SlimModule, aliases, attach
@@ -63,6 +64,7 @@ def prune(
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
+    dynamic: Dynamic = "auto",
     result: Literal["module"],
 ) -> M: ...
 
@@ -80,6 +82,7 @@ def prune(
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
+    dynamic: Dynamic = "auto",
     result: Literal["graph"] = "graph",
 ) -> SlimModule: ...
 
@@ -96,6 +99,7 @@ def prune(
     optimizer: torch.optim.Optimizer | None = None,
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
+    dynamic: Dynamic = "auto",
     result: Literal["graph", "module"] = "graph",
 ) -> Any:
     """Return a smaller module to use like `model`, which is left as it is.
@@ -116,6 +120,11 @@ def prune(
     solvers too; a function is called with them, and False shows nothing. The logger `fxprune` gets
     them all.
 
+    Every axis of the inputs that the model lets vary stays free, in the result, in what `save`
+    writes and in ONNX; what had to be fixed is in the report, and a call with another size is
+    refused. `dynamic="batch"` leaves only leading axes free, and what `torch.export.export` takes
+    as `dynamic_shapes` those that it names.
+
     With `result="module"` a copy of the model is narrowed and returned, with its own class, methods
     and attributes; targets whose widths the class cannot say are left out, and the report says why.
 
@@ -123,7 +132,9 @@ def prune(
     ObjectiveError, VerifyError or WriteBackError, each with one line that names the place, the fact
     and the next step.
     """
-    calls = Callbacks.of(calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress)
+    calls = Callbacks.of(
+        calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress, dynamic
+    )
     if result == "graph":
         return prune_in_steps(model, Spec.of(with_names(spec, model)), inputs, calls)
     if result != "module":
@@ -140,15 +151,16 @@ def run(
     *,
     calibrate: Iterable[Any] | None = None,
     verify: bool = True,
+    dynamic: Dynamic = "auto",
 ) -> SlimModule:
     """Run the named passes on a model, as in `"couple,score,allocate{ratio=0.5},shrink,restore"`.
 
     `calibrate` iterates over batches, for the passes that need data, such as `repair`.
     What the passes leave undone of a module that can be used and saved is done after them; what
-    they shrank is verified, unless `verify` is False.
+    they shrank is verified, unless `verify` is False. `dynamic` is that of `prune`.
     """
     steps = parse_passes(passes)
-    program = capture(model, inputs).with_(Calibration(calibrate))
+    program = capture(model, inputs, dynamic).with_(Calibration(calibrate))
     program = pipeline.run(program, verified(steps) if verify else steps)
     if Restored not in program:
         program = pipeline.run(program, [PASSES["restore"]()])
@@ -182,9 +194,12 @@ def finished(program: Program, spec: Mapping[str, Any]) -> SlimModule:
     return slim
 
 
-def analyze(model: Model, inputs: Any = None) -> Analysis:
-    """Return the targets of a model, what is pinned and why, and the coverage."""
-    return Analysis.of(pipeline.run(capture(model, inputs), [PASSES["couple"]()]))
+def analyze(model: Model, inputs: Any = None, *, dynamic: Dynamic = "auto") -> Analysis:
+    """Return the targets of a model, what is pinned and why, and the coverage.
+
+    It says as well which axes of the inputs are free; `dynamic` is that of `prune`.
+    """
+    return Analysis.of(pipeline.run(capture(model, inputs, dynamic), [PASSES["couple"]()]))
 
 
 def save(slim: SlimModule, path: Path_) -> None:
@@ -192,7 +207,7 @@ def save(slim: SlimModule, path: Path_) -> None:
 
     Raises FileError where the file cannot be written.
     """
-    signature = _signature(slim, None)
+    exported, signature = _exported(slim, _signature(slim, None))
     extra = {"fxprune.json": _described(slim, signature)}
     if slim.plan is not None:
         extra["fxprune.plan.json"] = slim.plan.to_json()
@@ -201,7 +216,7 @@ def save(slim: SlimModule, path: Path_) -> None:
     if slim.report is not None:
         report = replace(slim.report, notes=(*slim.report.notes, *unsaved(slim)))
         extra["fxprune.report.json"] = report.to_json()
-    archive.save_exported(_exported(slim, signature), path, extra)
+    archive.save_exported(exported, path, extra)
 
 
 def load(path: Path_, *, trust: bool = False) -> SlimModule:
@@ -229,13 +244,17 @@ def load(path: Path_, *, trust: bool = False) -> SlimModule:
     return slim
 
 
-def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx.ExportSummary:
+def export_onnx(
+    model: torch.nn.Module, path: Path_, inputs: Any = None, *, dynamic: Dynamic = "auto"
+) -> onnx.ExportSummary:
     """Write a module as one ONNX file, compared with the module in ONNX Runtime first.
 
-    A pruned module brings its example inputs; any other module needs `inputs`. The leading axis
-    is dynamic where the module allows it. Raises ExportError or FileError; no partial file is left.
+    A pruned module brings its example inputs; any other module needs `inputs`. Axes that the module
+    lets vary are dynamic in the file, and the comparison is made at a second size of each; where
+    the exporter refuses that, only the leading ones are, and the summary's notes say why. `dynamic`
+    is that of `prune`. Raises ExportError or FileError; no partial file is left.
     """
-    signature = _signature(model, inputs)
+    signature = _signature(model, inputs, dynamic)
     metadata = {"format": "1", "version": __version__, "torch": torch.__version__}
     if isinstance(model, SlimModule):
         metadata["spec"] = json.dumps(dict(model.plan.spec) if model.plan is not None else {})
@@ -245,35 +264,73 @@ def export_onnx(model: torch.nn.Module, path: Path_, inputs: Any = None) -> onnx
             }
             metadata["costs"] = json.dumps(costs)
     with unwrapped(model) as plain:
-        shapes = signature.dynamic_shapes(plain)
-        return onnx.export(
-            plain, path, signature.args, signature.kwargs, dynamic_shapes=shapes, metadata=metadata
-        )
+        try:
+            return _written(plain, path, signature, metadata)
+        except ExportError as refused:
+            fewer = signature.batched()
+            if fewer.axes == signature.axes:
+                raise
+            done = _written(plain, path, fewer, metadata)
+            said = f"only leading axes are dynamic in the file: {first_line(refused)}"
+            return replace(done, notes=(*done.notes, said))
 
 
-def _signature(model: torch.nn.Module, inputs: Any) -> Signature:
+def _written(
+    module: torch.nn.Module, path: Path_, signature: Signature, metadata: Mapping[str, str]
+) -> onnx.ExportSummary:
+    """Write an ONNX file with the axes of a signature, compared at a second size of each."""
+    second = signature.second_sizes()
+    return onnx.export(
+        module,
+        path,
+        signature.args,
+        signature.kwargs,
+        dynamic_shapes=signature.dynamic_shapes(module),
+        metadata=metadata,
+        batches=None if not signature.conditions else (),
+        others=[signature.sized(second)] if second else [],
+        axis_names=signature.axes,
+    )
+
+
+def _signature(model: torch.nn.Module, inputs: Any, dynamic: Dynamic = "auto") -> Signature:
     known = model.signature if isinstance(model, SlimModule) else None
     if inputs is None and isinstance(known, Signature):
-        return placed(known, model)
-    return capture(model, inputs).signature
+        signature = placed(known, model)
+        return signature.batched() if dynamic == "batch" else signature
+    return capture(model, inputs, dynamic).signature
 
 
-def _exported(slim: SlimModule, signature: Signature) -> ExportedProgram:
-    """Export with no more than two examples, which the file will hold, where two are enough."""
-    shapes = signature.dynamic_shapes(slim)
-    try:
-        with evaluating(slim), torch.no_grad(), quiet():
-            return signature.on_few(partial(export, slim, dynamic_shapes=shapes, strict=False))
-    except Exception as error:  # the exporter raises what it likes
-        raise ExportError(
-            f"save: torch.export refuses the pruned module: {first_line(error)}"
-        ) from error
+def _exported(slim: SlimModule, signature: Signature) -> tuple[ExportedProgram, Signature]:
+    """Export with no more than two examples, which the file will hold, where two are enough.
+
+    Where not all free axes can be so in the file, the leading ones are.
+    """
+    refused: Exception | None = None
+    fewer = signature.batched()
+    for one in [signature] if fewer.axes == signature.axes else [signature, fewer]:
+        shapes = one.dynamic_shapes(slim)
+        try:
+            with evaluating(slim), torch.no_grad(), quiet(), unsolved():
+                call = partial(export, slim, dynamic_shapes=shapes, strict=False)
+                return one.on_few(call), one
+        except Exception as error:  # the exporter raises what it likes
+            refused = refused or error
+    raise ExportError(
+        f"save: torch.export refuses the pruned module: {first_line(refused)}"
+    ) from refused
 
 
 def _described(slim: SlimModule, signature: Signature) -> str:
     tied = [names for names in aliases(slim).values() if len(names) > 1]
     after = {"train" if mode else "eval": marks for mode, marks in slim.modes_after.items()}
-    facts = {"format": 1, "training": slim.training, "batch": signature.batch, "tied": tied}
+    facts: dict[str, Any] = {
+        "format": 1,
+        "training": slim.training,
+        "batch": signature.batch,
+        "tied": tied,
+    }
+    facts["signature"] = written(signature)
     return json.dumps(facts | {"modes": marks_of(slim), "modes_after": after})
 
 
@@ -284,6 +341,8 @@ def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
         after = facts.get("modes_after", {})
         slim.modes_after = {mode == "train": dict(marks) for mode, marks in after.items()}
         put(slim, facts.get("modes", {"": bool(facts["training"])}))
+        if "signature" in facts:
+            slim.signature = read(slim.signature, facts["signature"])
         for first, *others in facts["tied"]:
             tensor = tensors_of(slim)[first]
             for name in others:

@@ -53,3 +53,23 @@ def quiet(stream: Literal["stdout", "stderr"] = "stderr") -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+@contextmanager
+def unsolved() -> Iterator[None]:
+    """Let `torch.export` leave its inequalities unsolved: it takes minutes to hours over some.
+
+    What it solves them for are suggestions; the guards themselves stay.
+    """
+    try:
+        from torch.fx.experimental.symbolic_shapes import DimConstraints
+
+        solve = DimConstraints.solve
+    except (AttributeError, ImportError):  # a torch without this private part
+        yield
+        return
+    DimConstraints.solve = lambda self, *_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        DimConstraints.solve = solve  # type: ignore[method-assign]

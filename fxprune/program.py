@@ -2,72 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import torch
 from torch import fx
-from torch.export import Dim
-from torch.utils import _pytree as pytree
 
 from fxprune.errors import PassError
+from fxprune.signature import Signature
 
 F = TypeVar("F")
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Hold how the model is called.
-
-    `args` and `kwargs` are the example inputs as captured; `dynamic` says for each leaf of them
-    whether its leading axis may have any size. `training` is the mode the model came in.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    dynamic: tuple[bool, ...] = ()
-    batch: int | None = None  # the example's size of the dynamic axis
-    training: bool = False
-
-    def dynamic_shapes(self, module: torch.nn.Module) -> dict[str, Any] | None:
-        """Return `torch.export`'s dynamic_shapes for a module called with this signature."""
-        if not any(self.dynamic):
-            return None
-        _, spec = pytree.tree_flatten((self.args, self.kwargs))
-        marks = [{0: Dim.AUTO} if free else None for free in self.dynamic]
-        return by_name(module, *pytree.tree_unflatten(marks, spec))
-
-    def resized(self, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the example inputs with the dynamic axis repeated or cut to `batch`."""
-        leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
-        leaves = [
-            leaf[torch.arange(batch, device=leaf.device) % len(leaf)] if free else leaf
-            for leaf, free in zip(leaves, self.dynamic or [False] * len(leaves), strict=True)
-        ]
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
-        return tuple(args), dict(kwargs)
-
-    def on_few(self, call: Callable[[tuple[Any, ...], dict[str, Any]], F]) -> F:
-        """Call with two of the examples, or with all of them where two will not do."""
-        if (self.batch or 0) > 2:
-            with suppress(Exception):  # such as a batch that must be a multiple of four
-                return call(*self.resized(2))
-        return call(self.args, self.kwargs)
-
-
-def by_name(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what a call binds, by the names of the forward's parameters."""
-    signature = inspect.signature(module.forward)
-    bound = dict(signature.bind(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            bound |= bound.pop(name, {})
-    return bound
 
 
 class Captured:

@@ -1,12 +1,23 @@
 """Capture: a model becomes an ATen graph, the caller's model untouched.
 
-Plain forwards are recorded with a symbolic batch; whatever is unusual goes to `torch.export`.
+Plain forwards are recorded with symbolic sizes; whatever is unusual goes to `torch.export`.
 One call gives a finished program.
 """
 
 from fxprune.capture.admission import placed
 from fxprune.capture.capturing import capture, refusal
 from fxprune.capture.modes import Modes, marks_of, put, put_training
+from fxprune.capture.wanted_axes import Dynamic
 from fxprune.capture.wrappers import unwrapped
 
-__all__ = ["Modes", "capture", "marks_of", "placed", "put", "put_training", "refusal", "unwrapped"]
+__all__ = [
+    "Dynamic",
+    "Modes",
+    "capture",
+    "marks_of",
+    "placed",
+    "put",
+    "put_training",
+    "refusal",
+    "unwrapped",
+]

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.errors import InputError
 from fxprune.graphs import tensors_of
-from fxprune.program import Signature
+from fxprune.signature import Signature
 
 
 def admit(model: nn.Module) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -16,30 +17,43 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.admission import admit, placed
+from fxprune.capture.cached_shapes import forgotten, kept_shapes
 from fxprune.capture.call_sites import Refused
+from fxprune.capture.exporting import FIXED, exported_freely, settled, widened
 from fxprune.capture.fake_kernels import register
 from fxprune.capture.lifted_tensors import effect, unlifted
 from fxprune.capture.modes import Modes, evaluated
 from fxprune.capture.own_backward import attach_calls, marked, unkept
 from fxprune.capture.training_only import attach, watched
 from fxprune.capture.untouched import Held, said, untouched
+from fxprune.capture.wanted_axes import Dynamic, Wanted
 from fxprune.capture.wrappers import unwrapped
 from fxprune.contexts import gc_paused, quiet
 from fxprune.errors import CaptureError, InputError, first_line
-from fxprune.program import Program, Signature
+from fxprune.program import Program
+from fxprune.signature import Call, Signature, labels
 
+if TYPE_CHECKING:
+    from fxprune.capture.free_axes import Axes
+ASKS = "the forward asks"  # how the reasons begin that the forward itself gives
 LONGEST = 400  # characters of a reason: some name every symbol of a sum over 90 boxes
 register()
 ALONE = threading.RLock()  # while a model is captured, the class of all modules is watched
-Record = Callable[[torch.nn.Module, Signature], fx.GraphModule]
+Spaces = Sequence[dict[str, Any]]
+Recorded = tuple[fx.GraphModule, "Axes"]
+Record = Callable[[torch.nn.Module, Call, "Axes", Spaces, Callable[[], Any]], Recorded]
 
 
-def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Program:
-    """Capture `model` on example `inputs`, the leading axis dynamic where the model allows it.
+def capture(
+    model: torch.nn.Module | ExportedProgram, inputs: Any = None, dynamic: Dynamic = "auto"
+) -> Program:
+    """Capture `model` on example `inputs`, with every axis free that the model lets vary.
 
     `inputs` is a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair of
-    both; an `ExportedProgram` brings its own. Raises InputError where the model itself refuses the
-    inputs, and CaptureError where only the export does.
+    both; an `ExportedProgram` brings its own. `dynamic` says which axes may be free: "auto" all,
+    "batch" the leading ones, or what `torch.export.export` takes as `dynamic_shapes`. Raises
+    InputError where the model itself refuses the inputs, or an axis that is asked for cannot be
+    free, and CaptureError where only the export refuses the model.
     """
     if isinstance(model, ExportedProgram):
         return _from_exported(model, inputs)
@@ -55,10 +69,19 @@ def capture(model: torch.nn.Module | ExportedProgram, inputs: Any = None) -> Pro
     args, kwargs = arguments(inputs)
     recorder()  # loaded before anything is watched
     with ALONE, unwrapped(model) as inner:
-        return _captured(inner, args, kwargs)
+        wanted = Wanted.of(dynamic, inner, args, kwargs)
+        if isinstance(known, Signature) and known.axes:
+            wanted = wanted.within(known)
+        program = _captured(inner, args, kwargs, wanted)
+    wanted.granted(program.signature)
+    if isinstance(known, Signature) and known.axes:
+        program = replace(program, signature=program.signature.within(known))
+    return program
 
 
-def _captured(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+def _captured(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Wanted
+) -> Program:
     """Capture a model that wraps no other."""
     admit(model)
     with (
@@ -69,12 +92,12 @@ def _captured(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         marked() as lost,
         untouched(model, args, kwargs) as held,
     ):
-        program = _recorded(model, args, kwargs)
+        program = _recorded(model, args, kwargs, wanted, held)
         changed = held.put_back()
         if program is None:
             readers.clear()
-            exported, signature, notes = _export(model, args, kwargs, held)
-            program = Program(unlifted(exported), Signature(**signature), notes=notes)
+            exported, signature, notes = _export(model, args, kwargs, wanted, held)
+            program = Program(unlifted(exported), signature, notes=notes)
             changed = held.put_back()
         attach_calls(program.module.graph)
     called = replace(program.signature, training=modes.given[""])
@@ -97,12 +120,18 @@ def recorder() -> Record | str:
     return recording.record
 
 
-def record(model: torch.nn.Module, signature: Signature) -> fx.GraphModule:
+def record(
+    model: torch.nn.Module,
+    call: Call,
+    axes: Axes,
+    spaces: Spaces = (),
+    again: Callable[[], Any] = lambda: None,
+) -> Recorded:
     """Return the graph of a plain forward; raises Refused for what is out of the ordinary."""
     found = recorder()
     if isinstance(found, str):
         raise Refused(f"this torch lacks what recording is made of: {found}")
-    return found(model, signature)
+    return found(model, call, axes, spaces, again)
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -143,21 +172,77 @@ def _unseen(graph: fx.Graph, model: torch.nn.Module, readers: set[str]) -> list[
 
 
 def _recorded(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wanted: Wanted,
+    held: Held,
 ) -> Program | None:
     """Record the graph that the exporter would write, or return nothing where that is not sure."""
-    args, kwargs, batch = widened(args, kwargs)
-    if batch is None:
+    call = widened(args, kwargs)
+    program = _tape(model, call, wanted, held)
+    if program is not None and call[0] is not args:
+        try:  # what was captured of two examples must take the one that was given
+            program.signature.check(pytree.tree_leaves((args, kwargs)))
+        except InputError:
+            program = _tape(model, (args, kwargs), wanted, held)
+    return program
+
+
+def _tape(model: torch.nn.Module, call: Call, wanted: Wanted, held: Held) -> Program | None:
+    if isinstance(recorder(), str):
         return None
-    signature = Signature(args, kwargs, led(args, kwargs, batch), batch)
+    from fxprune.capture.free_axes import Axes  # private parts of torch
+
     try:
         with torch.enable_grad():  # so that what stops gradients shows
-            module = record(model, signature)
-    except Exception:  # Refused, or the model's own, which the exporter explains
+            free = Axes.of(pytree.tree_leaves(call), wanted.places(call))
+            module, axes = _widest(model, call, free, held)
+        named = labels(model, *call)
+        names, conditions, fixed = axes.facts(named)
+    except Exception as error:  # Refused, or the model's own, which the exporter explains
+        wanted.learned.append(getattr(error, "axes", None))
         return None
     module.graph.eliminate_dead_code(is_impure_node=effect)
     asked = module.meta.pop("asked")
-    return Program(module, signature).noted(*([_chosen(asked)] if asked else []))
+    signature = Signature(*call, names, conditions, fixed, named)
+    notes = [_chosen(asked)] if asked else []
+    if not any(signature.dynamic):
+        led = next((one for one in signature.fixed if one.axis == 0), None)
+        why = f"{led.why}{f' ({led.line})' if led.line else ''}" if led else "no input has one"
+        notes.append(f"{FIXED} {why}")
+    return Program(module, signature).noted(*notes)
+
+
+def _widest(model: torch.nn.Module, call: Call, free: Axes, held: Held) -> Recorded:
+    """Return a recording, of as if no shape were kept where that leaves more axes free."""
+    found: Recorded | None = None
+    refused: Exception | None = None
+    try:
+        found = record(model, call, free, held.modules(), held.put_back)
+    except Exception as error:
+        refused = error
+    known = found[1] if found is not None else getattr(refused, "axes", free)
+    fixed = [place for place, (why, _) in known.fixed.items() if why.startswith(ASKS)]
+    sizes = {free.leaves[k].shape[d] for k, d in fixed}
+    for attributes in kept_shapes(model, sizes) if sizes else ():
+        while attributes:
+            again: Recorded | None = None
+            held.put_back()
+            with forgotten(attributes) as (overwritten, forget), suppress(Exception):
+
+                def anew(forget: Callable[[], None] = forget) -> None:
+                    held.put_back()
+                    forget()
+
+                again = record(model, call, free, held.modules(), anew)
+            if again is not None and len(overwritten) == len(attributes):
+                found = again if len(again[1].symbols) > len(known.symbols) else found
+                break
+            attributes = overwritten if len(overwritten) < len(attributes) else []
+    if found is None:
+        raise refused or Refused("nothing was recorded")
+    return found
 
 
 def _chosen(asked: list[str]) -> str:
@@ -167,82 +252,18 @@ def _chosen(asked: list[str]) -> str:
 
 
 def _export(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], held: Held
-) -> tuple[ExportedProgram, dict[str, Any], tuple[str, ...]]:
-    """Export with a dynamic leading axis, or with every size fixed where that fails."""
-    wide_args, wide_kwargs, batch = widened(args, kwargs)
-    first: Exception | None = None
-    if batch is not None:
-        try:
-            wanted = Signature(wide_args, wide_kwargs, led(wide_args, wide_kwargs, batch))
-            shapes = wanted.dynamic_shapes(model)
-            with torch.enable_grad():  # so that what stops gradients shows
-                exported = torch.export.export(
-                    model, wide_args, wide_kwargs, dynamic_shapes=shapes, strict=False
-                )
-            return _settled(exported, wide_args, wide_kwargs, batch)
-        except Exception as error:  # the exporter raises what it likes; the fixed export decides
-            first = error
-            held.put_back()
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wanted: Wanted,
+    held: Held,
+) -> tuple[ExportedProgram, Signature, tuple[str, ...]]:
+    """Export with as many free axes as there can be."""
     try:
-        with torch.enable_grad():  # so that what stops gradients shows
-            exported = torch.export.export(model, args, kwargs, strict=False)
+        return exported_freely(model, (args, kwargs), wanted, held)
     except Exception as error:
         held.put_back()
         raise _explained(model, args, kwargs, error) from error
-    note = f"the batch size is fixed by the example inputs: {first_line(first)}" if first else ""
-    return exported, {"args": args, "kwargs": kwargs}, (note,) if note else ()
-
-
-def _settled(
-    exported: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int
-) -> tuple[ExportedProgram, dict[str, Any], tuple[str, ...]]:
-    """Read off the exported program which leading axes are still dynamic."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    places = [node for node in exported.graph.nodes if node.op == "placeholder"][-len(leaves) :]
-    values = [node.meta.get("val") for node in places]
-    dynamic = tuple(
-        isinstance(value, torch.Tensor) and value.ndim > 0 and _free(value.shape[0])
-        for value in values
-    )
-    signature = {"args": args, "kwargs": kwargs}
-    if not any(dynamic):
-        return exported, signature, ("the batch size is fixed: the model computes with its value",)
-    return exported, signature | {"dynamic": dynamic, "batch": batch}, ()
-
-
-def _free(size: int | torch.SymInt) -> bool:
-    """Tell a symbolic size from a number, and from a symbol that was found to be one number."""
-    return not isinstance(size, int) and size.node.maybe_as_int() is None
-
-
-def widened(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any], int | None]:
-    """Double inputs of batch size 1, which the exporter would take for a constant."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim]
-    if not sizes or sizes[0] == 0:
-        return args, kwargs, None
-    batch = sizes[0]
-    if batch == 1:
-        leaves = [
-            torch.cat([leaf, leaf])
-            if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1
-            else leaf
-            for leaf in leaves
-        ]
-        batch = 2
-    args, kwargs = pytree.tree_unflatten(leaves, spec)
-    return tuple(args), dict(kwargs), batch
-
-
-def led(args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> tuple[bool, ...]:
-    """Return for each leaf of the inputs whether its leading axis is as long as the batch."""
-    return tuple(
-        isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
-        for leaf in pytree.tree_leaves((args, kwargs))
-    )
 
 
 def _explained(
@@ -289,12 +310,8 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
                 copy.deepcopy(exported).module()(*args, **kwargs)
         except Exception as error:
             raise refusal("the ExportedProgram", args, kwargs, error) from error
-    batch = next(
-        (leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if torch.is_tensor(leaf)),
-        None,
-    )
-    _, found, notes = _settled(exported, tuple(args), dict(kwargs), batch or 1)
-    notes = notes and ("the batch size is fixed: the program was exported so",)
+    signature = settled(exported, (tuple(args), dict(kwargs)), "the program was exported so")
+    notes = () if any(signature.dynamic) else (f"{FIXED} the program was exported so",)
     with quiet():
         module = unlifted(exported)
-    return Program(module, Signature(**found), notes=notes).with_(Modes())
+    return Program(module, signature, notes=notes).with_(Modes())

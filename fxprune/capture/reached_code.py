@@ -52,6 +52,11 @@ class ReachedCode:
             if name in self._names or (implied and _special(name)):
                 yield value
 
+    def modules(self) -> list[dict[str, Any]]:
+        """Return the namespaces of the modules whose functions were entered."""
+        spaces = (space for owner, space, _ in self._spaces.values() if owner is space)
+        return [space for space in spaces if isinstance(space, dict)]
+
     def puts(self) -> Iterator[tuple[Put, str]]:
         """Yield what puts the namespaces back, and what each is called."""
         for owner, space, was in self._spaces.values():

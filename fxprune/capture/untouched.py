@@ -55,6 +55,7 @@ class Held:
         self._empty: list[tuple[Any, Place, Any]] = []  # most hooks of most modules
         self._code = ReachedCode()
         self._kinds: dict[type, bool] = {}
+        self._torchs: set[Place] = set()  # modules of torch's own classes
         self._stack = [(one, Place()) for one in roots]
         self.tensors: list[tuple[torch.Tensor, Place]] = []
         seen: dict[int, Any] = {}  # which keeps them alive, so that no other gets their id
@@ -67,6 +68,10 @@ class Held:
         self._puts += self._data(roots)
         self._generators = list(shared_generators(one for one, _ in self.tensors))
 
+    def modules(self) -> list[dict[str, Any]]:
+        """Return the namespaces of the caller's modules whose functions can be reached."""
+        return self._code.modules()
+
     def put_back(self) -> list[str]:
         """Put back what has changed, and return where that was."""
         changed = [Place(place, key) for put, place in self._puts for key in put()]
@@ -76,7 +81,16 @@ class Held:
                 one.clear()
         for put in self._generators:
             put()
-        return list(dict.fromkeys(map(str, changed)))
+        return list(dict.fromkeys(str(one) for one in changed if not self._cached(one)))
+
+    def _cached(self, place: Place) -> bool:
+        """Tell what a module of torch's own keeps for itself: it follows from its tensors."""
+        at: Place | None = place
+        while at is not None:
+            if at.above in self._torchs and str(at.key).startswith("_") and at.key not in INSIDE:
+                return True
+            at = at.above
+        return False
 
     def _data(self, roots: tuple[Any, ...]) -> Iterator[tuple[Put, Place]]:
         """Keep the data of tensors that are neither a module's own nor given to it.
@@ -98,6 +112,8 @@ class Held:
         elif isinstance(one, (ModuleType, type)):
             self._add(((None, part) for part in self._code.namespace(one)), Place())
         elif self._looked_into(one):
+            if isinstance(one, torch.nn.Module) and library(type(one).__module__):
+                self._torchs.add(place)
             put, parts = snapshot(one)
             if put is not None:
                 self._puts.append((put, place))

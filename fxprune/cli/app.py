@@ -92,6 +92,7 @@ def prune(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    dynamic: options.Dynamic = "auto",
     functions: options.Functions = None,
     calibrate: options.Calibrate = None,
     batch: options.Batch = 32,
@@ -117,11 +118,14 @@ def prune(
     if sweep is not None and checkpoint is not None:
         raise InputError("--checkpoint: a sweep keeps none; give one of the two")
     read = partial(load, model, trust, input_shape, example)
+    if sweep is not None and dynamic != "auto":
+        raise InputError("--dynamic: a sweep takes all axes that can be free; give one of the two")
     if sweep is not None:
         _judge(family.sweep(wanted, sweep, output, plot, read, given, json).latencies)
         return
     loaded, inputs = read()
-    slim = fxprune.prune(loaded, wanted, inputs, checkpoint=checkpoint, **given)
+    axes = options.dynamic_axes(dynamic)
+    slim = fxprune.prune(loaded, wanted, inputs, checkpoint=checkpoint, dynamic=axes, **given)
     deliver(slim, output, json)
     _judge([slim.report.latency])
 
@@ -142,12 +146,15 @@ def speedup(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    dynamic: options.Dynamic = "auto",
     plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Remove what the zeros of a sparse model prove to be dead, and write the smaller model."""
     check_output(output)
-    deliver(fxprune.speedup(*load(model, trust, input_shape, example)), output, json)
+    axes = options.dynamic_axes(dynamic)
+    loaded, inputs = load(model, trust, input_shape, example)
+    deliver(fxprune.speedup(loaded, inputs, dynamic=axes), output, json)
 
 
 @app.command(epilog=under("export"))
@@ -157,13 +164,15 @@ def export(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    dynamic: options.Dynamic = "auto",
     plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Write a model as one ONNX file, checked in ONNX Runtime, without pruning it."""
     check_output(output, ".onnx")
     loaded, inputs = load(model, trust, input_shape, example)
-    deliver(fxprune.run(loaded, "restore", inputs), output, json)
+    axes = options.dynamic_axes(dynamic)
+    deliver(fxprune.run(loaded, "restore", inputs, dynamic=axes), output, json)
 
 
 @app.command(epilog=under("run"))
@@ -174,6 +183,7 @@ def run(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    dynamic: options.Dynamic = "auto",
     calibrate: options.Calibrate = None,
     batch: options.Batch = 32,
     verify: Annotated[
@@ -190,7 +200,9 @@ def run(
     api.parse_passes(passes)  # what is wrong with them is said before the model is read
     given = callback_files.given(None, calibrate, batch)
     loaded, inputs = load(model, trust, input_shape, example)
-    deliver(api.run(loaded, passes, inputs, verify=verify, **given), output, json)
+    axes = options.dynamic_axes(dynamic)
+    slim = api.run(loaded, passes, inputs, verify=verify, dynamic=axes, **given)
+    deliver(slim, output, json)
 
 
 @app.command(name="passes", epilog=under("passes"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from fxprune.errors import InputError
 from fxprune.plugins import run_file
 
 Model = Annotated[Path, typer.Argument(help="A .pt2 program, or a pickled .pt/.pth module.")]
@@ -17,6 +18,10 @@ InputShape = Annotated[
 ]
 Example = Annotated[
     Path | None, typer.Option("--example", help="Example inputs: .pt, .safetensors, .npy or .npz.")
+]
+Dynamic = Annotated[
+    str,
+    typer.Option("--dynamic", help="Axes of the inputs that may vary: auto (all), or batch."),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="What to write: .onnx or .pt2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -131,3 +136,12 @@ Rtol = Annotated[
 SpecName = Annotated[str, typer.Argument(help="A preset, or a .toml, .yaml or .json file.")]
 Preset = Annotated[str, typer.Argument(help="The name of a preset.")]
 PlanFile = Annotated[Path, typer.Argument(help="A plan (.json), or a pruned model (.pt2).")]
+
+
+def dynamic_axes(word: str) -> Literal["auto", "batch"]:
+    """Return the word after --dynamic; raises InputError for others."""
+    if word == "auto":
+        return "auto"
+    if word == "batch":
+        return "batch"
+    raise InputError(f"--dynamic {word}: there are auto and batch")

@@ -34,9 +34,9 @@ from fxprune.elimination.constant_values import (
     unknown,
 )
 from fxprune.graphs import alias_of, attribute, changed_later
-from fxprune.program import Signature
 from fxprune.rules import is_pointwise, name_of
 from fxprune.rules.movements import MOVES
+from fxprune.signature import Signature
 
 KNOWN = ("aten", NAMESPACE)  # where a name says what an operator does
 AVERAGES = frozenset(

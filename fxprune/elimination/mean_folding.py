@@ -24,8 +24,8 @@ from fxprune.elimination.moments import Moments, weighed
 from fxprune.elimination.weighted_consumers import WeightedConsumer, weighted_consumer
 from fxprune.graphs import arguments, attribute
 from fxprune.guards import Mask
-from fxprune.program import Signature
 from fxprune.rules import Coupling
+from fxprune.signature import Signature
 
 LEAST = 0.01  # share of the variance that is left at least: less is a matter of the assumptions
 

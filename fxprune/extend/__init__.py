@@ -16,12 +16,13 @@ from fxprune.metrics import Evidence, Scores, metric
 from fxprune.objectives import Objective, objective
 from fxprune.onnx.translations import translates
 from fxprune.pipeline import register as pass_
-from fxprune.program import Program, Signature
+from fxprune.program import Program
 from fxprune.rules import Site, TensorGuard
 from fxprune.rules.edit import Edit
 from fxprune.rules.pattern import rule
 from fxprune.rules.registry import couples, rewrites
 from fxprune.schedules import Schedule, schedule
+from fxprune.signature import Signature
 
 device = DEVICES.register
 

@@ -26,7 +26,7 @@ from fxprune.contexts import evaluating
 from fxprune.errors import SpecError, shown, unknown
 from fxprune.onnx.turns import clock, in_turn
 from fxprune.plugins import Table
-from fxprune.program import Signature
+from fxprune.signature import Signature
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -126,7 +126,7 @@ def ort_cpu(module: nn.Module, signature: Signature, threads: int, batch: int) -
     """Run the exported ONNX file in ONNX Runtime on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        shapes = signature.dynamic_shapes(module)
+        shapes = signature.dynamic_shapes(module, batch_only=True)
         args, kwargs = signature.args, signature.kwargs
         written = onnx.export(module, path, args, kwargs, dynamic_shapes=shapes)
         return _session_run(path.read_bytes(), written.inputs, signature, threads, batch)

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fxprune.capture import Dynamic
 from fxprune.errors import CallbackError, FxpruneError, InputError, first_line
 from fxprune.graphs import tensors_of
 from fxprune.loop.progress import Progress, Say, Wanted
 from fxprune.metrics import Calibration, Loss
+from fxprune.spec import Spec
 
 Evaluate = Callable[[nn.Module], float]
 FineTune = Callable[[nn.Module, int], Any]  # what it returns may be a history, a `Tuning`
@@ -34,6 +36,7 @@ class Callbacks:
     say: Say = field(default=lambda text: None)
     bars: bool = False  # whether progress within a fine-tuning is shown
     watch: Progress = field(default_factory=lambda: Progress(False))
+    dynamic: Dynamic = "auto"
 
     @classmethod
     def of(
@@ -45,6 +48,7 @@ class Callbacks:
         optimizer: torch.optim.Optimizer | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Wanted = None,
+        dynamic: Dynamic = "auto",
     ) -> Callbacks:
         """Return the arguments of a call, checked; raises CallbackError or CalibrationError."""
         for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
@@ -53,7 +57,13 @@ class Callbacks:
         folder = Path(checkpoint) if checkpoint is not None else None
         watch, data = Progress(progress), Calibration(calibrate, loss)
         bars = progress is not False and not callable(progress)
-        return cls(data, evaluate, fine_tune, optimizer, folder, watch.say, bars, watch)
+        say = watch.say
+        return cls(data, evaluate, fine_tune, optimizer, folder, say, bars, watch, dynamic)
+
+    def axes(self, spec: Spec) -> Dynamic:
+        """Return which axes may be free: masks of activations are of the example's sizes."""
+        masks = any(one.tensor in ("input", "output") for one in spec.target)
+        return "batch" if masks and self.dynamic == "auto" else self.dynamic
 
 
 def called(name: str, call: Callable[[], T]) -> T:

@@ -121,7 +121,7 @@ def _drafted(program: Program, cost: Cost, alive: Mask) -> ModelProto:
     """Return the ONNX graph of a choice."""
     done = pipeline.run(planned(program, cost, Choice(alive, 1.0)), removing())
     module, signature = done.module, done.signature
-    shapes = signature.dynamic_shapes(module)
+    shapes = signature.dynamic_shapes(module, batch_only=True)
     try:
         return onnx.draft(module, signature.args, signature.kwargs, dynamic_shapes=shapes)
     except ExportError as problem:

@@ -39,7 +39,7 @@ def prune_own_class(model: M, spec: Spec, inputs: Any, calls: Callbacks) -> M:
         raise SpecError(
             f'result: "module" needs a torch.nn.Module, and this is a {type(model).__name__}'
         )
-    trial = _Trial.of(model, spec, inputs)
+    trial = _Trial.of(model, spec, inputs, calls)
     left = trial.left_out()
     while True:
         slim = prune_in_steps(model, excluding(spec, left, trial), inputs, calls)
@@ -95,9 +95,9 @@ class _Trial:
     left: dict[str, WriteBackError] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, spec: Spec, inputs: Any) -> _Trial:
+    def of(cls, model: nn.Module, spec: Spec, inputs: Any, calls: Callbacks) -> _Trial:
         """Capture a model and select what a specification names, each selection by itself."""
-        program = capture(model, inputs)
+        program = capture(model, inputs, calls.dynamic)
         selected: list[set[str]] = []
         for number in range(len(spec.target)):
             alone = spec.model_copy(update={"target": (spec.target[number],)})

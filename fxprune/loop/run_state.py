@@ -49,7 +49,7 @@ class Run:
         self._model = model
         self.watch = calls.watch
         with self.watch.within("capture"):
-            self._program = capture(model, inputs)
+            self._program = capture(model, inputs, calls.axes(spec))
         self._first = self._program
         self._scored: Program | None = None  # where one scoring serves several goals
         self._slim: SlimModule | None = None

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxprune import passes, pipeline
-from fxprune.capture import capture, unwrapped
+from fxprune.capture import Dynamic, capture, unwrapped
 from fxprune.cost import Costs
 from fxprune.errors import VerifyError
 from fxprune.graphs import tolerance
@@ -25,7 +25,9 @@ from fxprune.surgery.masks import masks_of
 RTOL = 1e-4
 
 
-def speedup(model: nn.Module | ExportedProgram, inputs: Any = None) -> SlimModule:
+def speedup(
+    model: nn.Module | ExportedProgram, inputs: Any = None, *, dynamic: Dynamic = "auto"
+) -> SlimModule:
     """Return a module of the same function from which every provably dead unit is removed.
 
     The zeros of a sparse model count: plain ones, those of `torch.nn.utils.prune`, and our masks. A
@@ -34,9 +36,10 @@ def speedup(model: nn.Module | ExportedProgram, inputs: Any = None) -> SlimModul
     numbers. The report says how many zeros were removed with units, how many are left, and what
     was refused and why.
 
-    Raises InputError, CaptureError or VerifyError.
+    Which axes of the inputs are free is as with `prune`, and so is `dynamic`. Raises InputError,
+    CaptureError or VerifyError.
     """
-    program = capture(model, inputs)
+    program = capture(model, inputs, dynamic)
     masks = {}
     if isinstance(model, nn.Module):
         with unwrapped(model) as plain:

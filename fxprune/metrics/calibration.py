@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxprune import distributed
 from fxprune.errors import CalibrationError, SpecError
 from fxprune.graphs import attribute, emptied, set_tensor, tensors_of
-from fxprune.program import Signature
+from fxprune.signature import Signature
 
 Loss = Callable[[torch.nn.Module, Any], torch.Tensor]
 Sums = Sequence[NDArray[np.float64]]

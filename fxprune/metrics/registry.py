@@ -15,9 +15,9 @@ from fxprune.errors import CallbackError, FxpruneError, SpecError, root_cause, s
 from fxprune.guards import Ids
 from fxprune.metrics.calibration import Calibration
 from fxprune.metrics.stored import Stored
-from fxprune.program import Signature
 from fxprune.registry import Registry
 from fxprune.rules import Coupling
+from fxprune.signature import Signature
 from fxprune.targets import Grid, Target
 
 Scores = NDArray[np.float64]

@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.untouched import untouched
+from fxprune.contexts import unsolved
 from fxprune.errors import ExportError, root_cause
 from fxprune.onnx.clean import clean
 from fxprune.onnx.feeds import Inputs
@@ -34,7 +35,7 @@ class Captured:
 def captured(module: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> Captured:
     """Capture the module with torch.export; blank the outputs that are no tensors."""
     try:
-        with untouched(module, inputs):
+        with untouched(module, inputs), unsolved():
             program = torch.export.export(
                 module, *inputs, dynamic_shapes=dynamic_shapes, strict=False
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +58,8 @@ def export(
     dynamic_shapes: Any = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
     batches: tuple[int, ...] | None = None,
+    others: Sequence[Inputs] = (),
+    axis_names: Sequence[Sequence[str | None]] = (),
     rtol: float = RTOL,
 ) -> ExportSummary:
     """Export a module in eval mode to one ONNX file, and return what was written.
@@ -69,9 +71,12 @@ def export(
     `_`. Outputs are the tensors of the flattened result: None and Python constants have no place
     in an ONNX file. `metadata` is stored under keys prefixed `fxprune.`.
 
+    `axis_names` are names for the axes of each leaf of the inputs, where `dynamic_shapes` has none.
+
     The file is compared with the module in ONNX Runtime on `batches` (default: the example's
-    batch and one more size); it appears only if max|a-b|/max|a| <= `rtol` for every output, or
-    what the digits of the module's coarsest tensor or grid allow, if that is more.
+    batch and one more size) and on `others`, inputs of other sizes; it appears only if
+    max|a-b|/max|a| <= `rtol` for every output, or what the digits of the module's coarsest tensor
+    or grid allow, if that is more.
 
     Raises `FileError` (before any work) when `path` cannot be written, `ExportError` otherwise.
     """
@@ -83,7 +88,7 @@ def export(
             found = captured(module, inputs, dynamic_shapes)
             rtol = tolerance(found.program.graph_module, rtol)
             model = convert(found)
-            _name_axes(model, found, inputs, marked)
+            _name_axes(model, found, inputs, marked, axis_names)
             for key, value in metadata.items():
                 model.metadata_props.add(key=f"fxprune.{key}", value=value)
             axes = batch_axes(marked)
@@ -91,7 +96,7 @@ def export(
                 model, _probes(model, found, inputs, axes), rtol=rtol, threads=_threads()
             )
             _save(done.model, temporary)
-        sizes, error = _compare(module, temporary, found, inputs, axes, batches, rtol)
+        sizes, error = _compare(module, temporary, found, inputs, axes, batches, others, rtol)
         size = temporary.stat().st_size
         return ExportSummary(Path(path), size, *_facts(done.model), sizes, error, done.notes)
 
@@ -146,16 +151,22 @@ def _facts(model: onnx.ModelProto) -> tuple[int, int, tuple[str, ...], tuple[str
 
 
 def _name_axes(
-    model: onnx.ModelProto, found: Captured, inputs: Inputs, marked: dict[int, Any]
+    model: onnx.ModelProto,
+    found: Captured,
+    inputs: Inputs,
+    marked: dict[int, Any],
+    axis_names: Sequence[Sequence[str | None]],
 ) -> None:
     """Give dynamic axes the names of `dynamic_shapes` instead of torch's symbols (`s77`)."""
     entries = {entry.name: entry.type.tensor_type.shape.dim for entry in model.graph.input}
     axes = batch_axes(marked)
     names: dict[str, str] = {}
-    for name, leaf in zip(found.inputs, pytree.tree_leaves(inputs), strict=True):
+    for k, (name, leaf) in enumerate(zip(found.inputs, pytree.tree_leaves(inputs), strict=True)):
+        given = axis_names[k] if k < len(axis_names) else ()
         for mark in marked.get(id(leaf), ()) if name in entries else ():
             symbol = entries[str(name)][mark.axis].dim_param
-            wanted = mark.name or ("batch" if axes.get(id(leaf)) is mark else None)
+            known = given[mark.axis] if mark.axis < len(given) else None
+            wanted = mark.name or ("batch" if axes.get(id(leaf)) is mark else known)
             if wanted and wanted.isidentifier() and symbol.isidentifier():
                 names.setdefault(symbol, wanted)
     values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
@@ -184,6 +195,7 @@ def _compare(
     inputs: Inputs,
     axes: dict[int, Any],
     batches: tuple[int, ...] | None,
+    others: Sequence[Inputs],
     rtol: float,
 ) -> tuple[tuple[int, ...], float]:
     """Run module and file on each batch size; return the sizes and the largest relative error."""
@@ -192,8 +204,12 @@ def _compare(
     if batches is None:
         batches = tuple(n for n in (own, another_batch(inputs, axes)) if n is not None)
     worst = 0.0
-    for size in batches or (None,):
-        feed = inputs if size in (None, own) else resize(inputs, axes, int(size or 0))
+    feeds: list[tuple[Any, Inputs]] = [
+        (size, inputs if size in (None, own) else resize(inputs, axes, int(size or 0)))
+        for size in batches or (None,)
+    ]
+    feeds += [(batch_size(one, _same_axes(inputs, one, axes)), one) for one in others]
+    for size, feed in feeds:
         ours = _run_module(module, feed, found.kept, size)
         theirs = run(session, feeds_for(session, found.inputs, feed))
         for mine, result, entry in zip(ours, theirs, session.get_outputs(), strict=True):
@@ -205,6 +221,12 @@ def _compare(
                     f"(relative, at batch {size}), more than rtol={rtol:g}; nothing was written"
                 )
     return tuple(batches), worst
+
+
+def _same_axes(inputs: Inputs, others: Inputs, axes: dict[int, Any]) -> dict[int, Any]:
+    """Return the batch axes of inputs that are laid out like those of which they are known."""
+    pairs = zip(pytree.tree_leaves(inputs), pytree.tree_leaves(others), strict=True)
+    return {id(one): axes[id(leaf)] for leaf, one in pairs if id(leaf) in axes}
 
 
 def _run_module(

@@ -29,6 +29,7 @@ class Analysis:
     macs: int
     bytes: int
     notes: tuple[str, ...]
+    axes: tuple[str, ...]  # which axes of the inputs are free, and why others are fixed
     discovery: Discovery = field(repr=False, compare=False)
     tree: Part = field(repr=False, compare=False)
 
@@ -45,6 +46,7 @@ class Analysis:
             cost.macs(cost.whole()),
             cost.every_byte(),
             program.notes,
+            tuple(program.signature.lines()),
             discovery,
             tree_of(discovery, cost),
         )
@@ -66,6 +68,7 @@ class Analysis:
         ]
         if loose:
             lines.append("~ approximate: removing differs from zeroing, since a statistic changes")
+        lines += [f"input: {line}" for line in self.axes]
         lines += [f"note: {note}" for note in self.notes]
         return lines
 
@@ -100,5 +103,6 @@ class Analysis:
             ],
             "pinned": [vars(pinned) for pinned in self.pinned],
             "notes": list(self.notes),
+            "axes": list(self.axes),
         }
         return json.dumps(data, indent=1)

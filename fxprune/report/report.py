@@ -84,6 +84,7 @@ class Report(Counts):
     zeros_after: int = 0  # those that are left, which save neither time nor memory
     latency: LatencyReport | None = None
     repair: RepairReport | None = None  # of the last step
+    axes: tuple[str, ...] = ()  # which axes of the inputs are free, and why others are fixed
     tunings: tuple[Tuning, ...] = ()  # by `fxprune.FineTune`, in the order of the calls
 
     @classmethod
@@ -128,6 +129,7 @@ class Report(Counts):
             latency=latency,
             repair=program.get(RepairReport),
             tunings=tuple(tunings),
+            axes=tuple(program.signature.lines()),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class CallForm:
         ]
         return f"forward: {'; '.join(f for f in facts if f)}; expected {self}"
 
-    def check(self, values: Sequence[Any]) -> None:
-        """Raise TypeError where nested values or constants differ from those captured."""
+    def check(self, values: Sequence[Any]) -> list[Any]:
+        """Return values flat; raise TypeError where their form or constants are others."""
         split = len(self.positional)
         keywords = dict(zip(self.keywords, values[split:], strict=True))
         try:
@@ -90,6 +90,7 @@ class CallForm:
                     f"forward: {name} was captured as {value!r} and is part of the graph; "
                     "capture the model again to call it otherwise"
                 )
+        return list(leaves)
 
     def __str__(self) -> str:
         return f"({', '.join([*self.positional, *(f'{name}=' for name in self.keywords)])})"

@@ -20,7 +20,7 @@ from fxprune.capture import put
 from fxprune.capture.own_backward import differentiated
 from fxprune.errors import VerifyError, first_line
 from fxprune.plan import Plan
-from fxprune.program import Signature
+from fxprune.signature import Signature
 from fxprune.surgery.masking import masked
 from fxprune.surgery.restoration import restore
 from fxprune.surgery.verification import relative

@@ -13,8 +13,8 @@ from torch import fx
 from fxprune.graphs import source_line
 from fxprune.guards import Mask
 from fxprune.plan import Plan
-from fxprune.program import Signature
 from fxprune.rules import Coupling, Kept, TensorGuard
+from fxprune.signature import Signature
 from fxprune.surgery.masking import masked
 from fxprune.surgery.reads import zeroed_reads
 from fxprune.surgery.shrinking import kept_indices, shrink

@@ -87,11 +87,16 @@ class SlimModule(fx.GraphModule):
             self._form.admit(args, kwargs)
 
     def _check(self, *values: Any) -> None:
-        """Raise TypeError where values differ from those captured; a proxy has none."""
-        if torch.compiler.is_compiling() or self._form is None:
+        """Raise TypeError where values differ from those captured, InputError for their sizes.
+
+        A proxy has neither.
+        """
+        if torch.compiler.is_dynamo_compiling() or self._form is None:
             return
         if not any(isinstance(one, fx.Proxy) for one in pytree.tree_leaves(values)):
-            self._form.check(values)
+            leaves = self._form.check(values)
+            if self.signature is not None:
+                self.signature.check(leaves)
 
     def train(self, mode: bool = True) -> SlimModule:
         """Set the mode, of each module as the original does."""

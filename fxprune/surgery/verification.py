@@ -13,7 +13,7 @@ from fxprune.capture import refusal
 from fxprune.contexts import evaluating
 from fxprune.errors import VerifyError
 from fxprune.plan import Plan
-from fxprune.program import Signature
+from fxprune.signature import Signature
 from fxprune.surgery.masking import zeroed
 
 
@@ -44,7 +44,8 @@ def difference(
     """Return the largest relative difference of the zeroed original and the shrunk module.
 
     Parameters in `spared` are not zeroed: the original itself sees to what is computed of them. No
-    more than two of the examples are run, where the model takes two.
+    more than two of the examples are run, where the model takes two, and once more at another size
+    of every axis that is free.
 
     Raises InputError where the original refuses the examples, and VerifyError where an output has
     another shape or is missing.
@@ -58,7 +59,20 @@ def difference(
         args, kwargs, ours = signature.on_few(ran)
     except Exception as error:  # fake tensors hide what real ones reject, such as mixed dtypes
         raise refusal("the model", signature.args, signature.kwargs, error) from error
-    theirs = outputs(shrunk, args, kwargs)
+    worst = _apart(ours, outputs(shrunk, args, kwargs))
+    second = signature.second_sizes()
+    if second:
+        args, kwargs = signature.sized(second)
+        try:
+            ours = outputs(original, args, kwargs, zeros)
+        except Exception:  # what the original refuses, the shrunk one need not take
+            return worst
+        worst = max(worst, _apart(ours, outputs(shrunk, args, kwargs)))
+    return worst
+
+
+def _apart(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Return the largest relative difference of outputs; raises VerifyError for other shapes."""
     if [a.shape for a in ours] != [b.shape for b in theirs]:
         raise VerifyError(
             f"verify: outputs of {[tuple(a.shape) for a in ours]} became "

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from fxprune.capture import capture, capturing
 from fxprune.capture.call_sites import Refused
+from fxprune.capture.free_axes import Axes
 from fxprune.errors import CaptureError
 from fxprune.graphs import source_line
 from tests.capture.test_capture import MODELS
@@ -30,13 +31,10 @@ REFUSED = {  # each with the word that says why
     "SteppedFill": "computed",
     "SpectralConvolution": "computed",
     "SteppedRotary": "computed",
-    **dict.fromkeys(("Gru", "Projected", "Recurrent", "Rnn", "sequence"), "does more"),
-    "Film": "Eq",
-    "NestedOutputs": "Eq",
     "Rotary": "region",
     "any number of tensors": "nested",
     "an argument left out": "result",
-    "arguments and keywords": "Eq",
+    "arguments and keywords": "result",
     "a keyword of None": "result",
     "nested inputs and outputs": "nested",
     "buffers and constants": "computed",
@@ -61,13 +59,13 @@ def test_the_recording_is_the_export(name: str, monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     model, inputs = CASES[name]()
     said = _watch(monkeypatch)
-    quick = capture(model, inputs)
+    quick = capture(model, inputs, "batch")
     assert bool(said) == (name in REFUSED), said
     if said:
         assert REFUSED[name] in said[0]
         return
     monkeypatch.setattr(capturing, "_recorded", lambda *_: None)
-    slow = capture(model, inputs)
+    slow = capture(model, inputs, "batch")
     assert _described(quick.module.graph) == _described(slow.module.graph)
     assert quick.module.graph._codegen.pytree_info == slow.module.graph._codegen.pytree_info
     assert set(quick.module.state_dict()) == set(slow.module.state_dict())
@@ -99,8 +97,11 @@ def _described(graph: fx.Graph) -> list[Any]:
         args = fx.node.map_aggregate(node.args, lambda a: place[a] if isinstance(a, fx.Node) else a)
         if node.op in ("get_attr", "placeholder"):
             place[node] = f"{node.op} {node.target}"
-        elif str(node.target) == "aten.sym_size.int" or node.target is operator.mul:
+        elif node.target is operator.mul:
             place[node] = f"{node.target} {sorted(map(str, args))}"
+            continue
+        elif str(node.target) == "aten.sym_size.int":
+            place[node] = f"{node.target} {args}"
             continue
         else:
             place[node] = f"%{len(found)}"
@@ -133,7 +134,7 @@ class Writing(nn.Module):
 
 class Halving(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(x.shape[0] // 2, 2, -1).sum(1)
+        return x.view(x.shape[0] // 2, 2, x.shape[1]).sum(1)
 
 
 class Fixed(nn.Module):
@@ -152,18 +153,34 @@ class Positions(nn.Module):
 
 def test_what_is_made_of_no_tensor_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     said, x = _watch(monkeypatch), noise(2, 4)
-    quick = capture(Positions(), (x,))
+    quick = capture(Positions(), (x,), "batch")
     assert said == []
     assert torch.equal(quick.module(x), Positions()(x))
     monkeypatch.setattr(capturing, "_recorded", lambda *_: None)
-    assert _described(quick.module.graph) == _described(capture(Positions(), (x,)).module.graph)
+    slow = capture(Positions(), (x,), "batch")
+    assert _described(quick.module.graph) == _described(slow.module.graph)
 
 
-@pytest.mark.parametrize("kind", [Asking, Writing, Halving, Fixed])
+@pytest.mark.parametrize("kind", [Writing])
 def test_what_is_refused(kind: type[nn.Module]) -> None:
-    signature = capturing.Signature((torch.randn(2, 4),), {}, (True,), 2)
-    with pytest.raises((Refused, RuntimeError)):
-        capturing.record(kind().eval(), signature)
+    leaf = torch.randn(2, 4)
+    with pytest.raises(Refused):
+        capturing.record(kind().eval(), ((leaf,), {}), Axes.of([leaf], [(0, 0)]))
+
+
+SIZED = {  # what is known of the leading axis, and of its size
+    Asking: (["x_0"], ["x_0 <= 3"]),
+    Halving: (["x_0"], ["x_0 % 2 == 0"]),
+    Fixed: ([None], []),
+}
+
+
+@pytest.mark.parametrize("kind", SIZED)
+def test_what_is_asked_about_sizes_is_a_condition(kind: type[nn.Module]) -> None:
+    signature = capture(kind().eval(), (torch.randn(2, 4),), "batch").signature
+    names, conditions = SIZED[kind]
+    assert [axes[0] for axes in signature.axes] == names
+    assert [one.text for one in signature.conditions] == conditions
 
 
 BARE = """
@@ -182,7 +199,7 @@ import fxprune
 from fxprune.capture import capturing
 
 model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-assert capturing._recorded(model, (torch.randn(2, 6),), {}) is None
+assert capturing._recorded(model, (torch.randn(2, 6),), {}, capturing.Wanted(), None) is None
 assert "torch._dispatch" in capturing.recorder()
 slim = fxprune.prune(model, {"objective": {"ratio": 0.5}}, torch.randn(2, 6))
 print(slim.get_submodule("0").out_features)

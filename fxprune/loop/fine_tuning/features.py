@@ -21,8 +21,8 @@ from fxprune.capture import capture
 from fxprune.errors import CallbackError
 from fxprune.guards import Mask
 from fxprune.plan import Plan
-from fxprune.program import Signature
 from fxprune.rules import Kept, TensorGuard
+from fxprune.signature import Signature
 from fxprune.surgery import SlimModule
 from fxprune.targets import Discovery
 from fxprune.targets.activation_sites import scopes

@@ -25,9 +25,9 @@ from fxprune.loop.fine_tuning.precision import Precision
 from fxprune.loop.fine_tuning.rates import share
 from fxprune.metrics import Calibration, Loss
 from fxprune.metrics.calibration import taken
-from fxprune.program import Signature
 from fxprune.registry import checked_fields
 from fxprune.report import Epoch, Tuning
+from fxprune.signature import Signature
 from fxprune.spec.training import Training
 from fxprune.surgery import SlimModule
 

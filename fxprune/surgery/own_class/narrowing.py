@@ -13,8 +13,8 @@ from fxprune.errors import WriteBackError
 from fxprune.graphs import attribute, tensors_of
 from fxprune.guards import Mask
 from fxprune.plan import Plan
-from fxprune.program import Signature
 from fxprune.rules import Coupling, Kept, TensorGuard
+from fxprune.signature import Signature
 from fxprune.surgery.own_class.blame import refusal
 from fxprune.surgery.own_class.leaf_sizes import sizes
 from fxprune.surgery.own_class.membership import alive_of

@@ -15,8 +15,8 @@ from fxprune.capture.untouched import Held
 from fxprune.errors import WriteBackError, root_cause
 from fxprune.files.described_inputs import described, made
 from fxprune.graphs import arguments, tensors_of, tolerance
-from fxprune.program import Signature
 from fxprune.rules import Coupling, Kept, Value, shape_of
+from fxprune.signature import Signature
 from fxprune.surgery.own_class.traced import numbers
 from fxprune.surgery.own_class.wanted import ALIKE, alike
 from fxprune.surgery.own_class.watching import watched

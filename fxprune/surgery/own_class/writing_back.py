@@ -12,7 +12,7 @@ from fxprune.errors import InputError, WriteBackError
 from fxprune.files.described_inputs import made
 from fxprune.graphs import tensors_of
 from fxprune.plan import Plan
-from fxprune.program import Signature
+from fxprune.signature import Signature
 from fxprune.surgery.own_class.narrowing import narrow
 
 M = TypeVar("M", bound=nn.Module)
