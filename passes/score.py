@@ -75,7 +75,7 @@ class Score:
             losses |= zip(alike, lost, strict=bool(lost))
         # changes of the loss add up over all targets, if they were all measured in the same way
         one_way = len({repr(one) for one in given}) == 1 and self.normalize == "none"
-        first = given[0][0]
+        first = given[0][0] if given else self.metric
         kind = METRICS.get(first) if isinstance(first, str) else first
         additive = one_way and bool(getattr(kind, "additive", False))
         every = range(len(given))

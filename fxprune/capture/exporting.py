@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]  # leaf and axis
 FIXED = "the batch size is fixed:"
+SIMPLE = re.compile(r"\w+ == \w+|\w+ % \d+ == 0")
 COMPUTED = "the model computes with its value"
 
 
@@ -34,23 +35,45 @@ def exported_freely(
     wide, first = widened(*call), None
     every = [place for place in wanted.places(wide) if place not in wanted.known]
     leading = [place for place in every if place[1] == 0]
-    for places in dict.fromkeys([tuple(every), tuple(leading)]):
-        if not places:
+    waiting, seen = [tuple(every), tuple(leading)], set[tuple[Place, ...]]()
+    why = dict(wanted.known)
+    while waiting:
+        places = waiting.pop(0)
+        if not places or places in seen:
             continue
+        seen.add(places)
         try:
             exported = _exported(model, wide, places)
-            signature = settled(exported, wide, COMPUTED, labels(model, *wide), wanted.known)
+            signature = settled(exported, wide, COMPUTED, labels(model, *wide), why)
         except Exception as error:  # the exporter raises what it likes; the fixed export decides
             first = error
+            held.put_back()
+            continue
+        tangled = _tangled(signature)
+        if tangled:  # sizes that are told by such formulas are of no use to anyone
+            why |= tangled
+            waiting.insert(0, tuple(place for place in places if place not in tangled))
             held.put_back()
             continue
         notes = () if any(signature.dynamic) else (f"{FIXED} {COMPUTED}",)
         return exported, signature, notes
     exported = _exported(model, call, ())
-    why = first_line(first) if first else ""
-    note = f"the batch size is fixed by the example inputs: {why}" if first else ""
-    signature = settled(exported, call, why or COMPUTED, labels(model, *call), wanted.known)
+    said = first_line(first) if first else ""
+    note = f"the batch size is fixed by the example inputs: {said}" if first else ""
+    signature = settled(exported, call, said or COMPUTED, labels(model, *call), why)
     return exported, signature, (note,) if note else ()
+
+
+def _tangled(signature: Signature) -> dict[Place, tuple[str, str]]:
+    """Return axes beside the leading ones of which an equation says more than a multiple."""
+    found: dict[Place, tuple[str, str]] = {}
+    for one in signature.conditions:
+        if not SIMPLE.fullmatch(one.text):
+            for k, names in enumerate(signature.axes):
+                for d, name in enumerate(names):
+                    if d and name in one.names:
+                        found[k, d] = f"the model asks whether {one.text}", one.line
+    return found
 
 
 def _exported(model: torch.nn.Module, call: Call, places: tuple[Place, ...]) -> ExportedProgram:
