@@ -21,6 +21,7 @@ from fxprune.capture.cached_shapes import forgotten, kept_shapes
 from fxprune.capture.call_sites import Refused
 from fxprune.capture.exporting import FIXED, exported_freely, settled, widened
 from fxprune.capture.fake_kernels import register
+from fxprune.capture.fixed_batches import following_batch
 from fxprune.capture.lifted_tensors import effect, unlifted
 from fxprune.capture.modes import Modes, evaluated
 from fxprune.capture.own_backward import attach_calls, marked, unkept
@@ -314,4 +315,6 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
     notes = () if any(signature.dynamic) else (f"{FIXED} the program was exported so",)
     with quiet():
         module = unlifted(exported)
+    if not any(signature.dynamic):
+        signature = replace(signature, unchecked=following_batch(module, signature))
     return Program(module, signature, notes=notes).with_(Modes())

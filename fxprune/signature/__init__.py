@@ -1,7 +1,7 @@
 """Signatures: how a captured model is called, and with which sizes.
 
-Which axes of the inputs are free, under which conditions, and which are fixed, why and where;
-a call with other sizes is refused by name.
+They say which axes of the inputs are free, under which conditions, and which are fixed, why and
+where. Capture finds that out, files keep it, and a pruned module refuses other sizes by it.
 """
 
 from fxprune.signature.conditions import Condition, parsed

@@ -19,6 +19,7 @@ def written(signature: Signature) -> dict[str, Any]:
         "conditions": [asdict(one) for one in signature.conditions],
         "fixed": [asdict(one) for one in signature.fixed],
         "labels": list(signature.labels),
+        "unchecked": [list(place) for place in signature.unchecked],
     }
 
 
@@ -41,6 +42,9 @@ def read(signature: Signature, said: Mapping[str, Any]) -> Signature:
         if not parsed(one.text)[1] <= free:
             raise ValueError(f"conditions: {one.text!r} is about axes that are not free")
     labels = tuple(map(str, said["labels"]))
+    unchecked = tuple((int(leaf), int(axis)) for leaf, axis in said["unchecked"])
     if labels and len(labels) != len(ranks):
         raise ValueError(f"labels: {len(labels)} for {len(ranks)} inputs")
-    return replace(signature, axes=axes, conditions=conditions, fixed=fixed, labels=labels)
+    return replace(
+        signature, axes=axes, conditions=conditions, fixed=fixed, labels=labels, unchecked=unchecked
+    )

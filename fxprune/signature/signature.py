@@ -49,6 +49,7 @@ class Signature:
     conditions: tuple[Condition, ...] = ()
     fixed: tuple[FixedAxis, ...] = ()
     labels: tuple[str, ...] = ()  # what each leaf is called; none: by its place
+    unchecked: tuple[tuple[int, int], ...] = ()  # leaf and axis: not free, and not refused either
     training: bool = False
 
     @cached_property
@@ -93,7 +94,7 @@ class Signature:
                 )
             for d, (size, name) in enumerate(zip(given.shape, names, strict=True)):
                 if name is None:
-                    if size != example.shape[d]:
+                    if size != example.shape[d] and (k, d) not in self.unchecked:
                         raise InputError(self._refused(k, d, size))
                 elif name not in sizes:
                     sizes[name] = size
@@ -221,7 +222,8 @@ class Signature:
             names |= {b: a for a, b in zip(mine, theirs, strict=True) if a and b}
         kept = [one.renamed(names) for one in known.conditions if one.names <= names.keys()]
         conditions = tuple(dict.fromkeys([*kept, *self.conditions]))
-        return replace(self, fixed=fixed, conditions=conditions)
+        unchecked = known.unchecked
+        return replace(self, fixed=fixed, conditions=conditions, unchecked=unchecked)
 
     def batched(self) -> Signature:
         """Return the signature with only the leading axes free."""
