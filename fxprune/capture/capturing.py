@@ -99,6 +99,9 @@ def _captured(
             readers.clear()
             exported, signature, notes = _export(model, args, kwargs, wanted, held)
             program = Program(unlifted(exported), signature, notes=notes)
+            if not any(signature.dynamic):
+                after = following_batch(program.module, signature)
+                program = replace(program, signature=replace(signature, unchecked=after))
             changed = held.put_back()
         attach_calls(program.module.graph)
     called = replace(program.signature, training=modes.given[""])

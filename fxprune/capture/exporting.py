@@ -13,7 +13,16 @@ from torch.utils import _pytree as pytree
 
 from fxprune.contexts import unsolved
 from fxprune.errors import first_line
-from fxprune.signature import Call, Condition, FixedAxis, Signature, by_name, labels, parsed
+from fxprune.signature import (
+    Call,
+    Condition,
+    FixedAxis,
+    Signature,
+    by_name,
+    labels,
+    parsed,
+    spread,
+)
 
 if TYPE_CHECKING:
     from fxprune.capture.untouched import Held
@@ -81,7 +90,7 @@ def _exported(model: torch.nn.Module, call: Call, places: tuple[Place, ...]) -> 
     if places:
         leaves, spec = pytree.tree_flatten(call)
         marks = [{d: Dim.AUTO for n, d in places if n == k} or None for k in range(len(leaves))]
-        shapes = by_name(model, *pytree.tree_unflatten(marks, spec))
+        shapes = by_name(model, *spread(marks, spec))
     with torch.enable_grad(), unsolved():  # so that what stops gradients shows
         return torch.export.export(model, *call, dynamic_shapes=shapes, strict=False)
 

@@ -6,7 +6,15 @@ where. Capture finds that out, files keep it, and a pruned module refuses other 
 
 from fxprune.signature.conditions import Condition, parsed
 from fxprune.signature.records import read, written
-from fxprune.signature.signature import Call, FixedAxis, Signature, by_name, labels, leaf_names
+from fxprune.signature.signature import (
+    Call,
+    FixedAxis,
+    Signature,
+    by_name,
+    labels,
+    leaf_names,
+    spread,
+)
 
 __all__ = [
     "Call",
@@ -18,5 +26,6 @@ __all__ = [
     "leaf_names",
     "parsed",
     "read",
+    "spread",
     "written",
 ]

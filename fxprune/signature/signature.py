@@ -202,7 +202,7 @@ class Signature:
             {d: Dim.AUTO for d, n in enumerate(names) if n and not (d and batch_only)} or None
             for names in self.axes
         ]
-        return by_name(module, *pytree.tree_unflatten(marks, spec))
+        return by_name(module, *spread(marks, spec))
 
     def within(self, known: Signature) -> Signature:
         """Return the signature with what was known before: of why axes are fixed, and conditions.
@@ -243,6 +243,23 @@ class Signature:
                 f"axis {one.axis} of {self._leaf(one.leaf)}: fixed at {size}: {one.why}{at}"
             )
         return found
+
+
+def spread(marks: Sequence[Any], spec: Any) -> Any:
+    """Return what is said of each leaf as `torch.export` takes it: containers of others as lists.
+
+    >>> spread([1, 2], pytree.tree_structure(([0], {"x": 0})))
+    ([1], {'x': 2})
+    """
+    if spec.is_leaf():
+        return marks[0]
+    parts, start = list[Any](), 0
+    for child in spec.children():
+        parts.append(spread(marks[start : start + child.num_leaves], child))
+        start += child.num_leaves
+    if spec.type is dict:
+        return dict(zip(spec.context, parts, strict=True))
+    return tuple(parts) if spec.type is tuple else parts
 
 
 def leaf_names(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:

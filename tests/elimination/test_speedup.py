@@ -155,7 +155,7 @@ def test_a_model_without_weights_is_refused() -> None:
 
 def test_a_wrong_constant_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(case for case in CASES if case.name == "scale of zero")
-    monkeypatch.setattr("passes.eliminate.compensate", lambda module, lost: [])
+    monkeypatch.setattr("fxprune.passes.eliminate.compensate", lambda module, lost: [])
     with pytest.raises(VerifyError, match="speedup: the result differs"):
         fxprune.speedup(case.made(), IMAGE)
 
