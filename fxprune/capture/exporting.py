@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 Place = tuple[int, int]  # leaf and axis
 FIXED = "the batch size is fixed:"
+PARTS = 48  # of an expression that torch is asked to decide, at most
+SECONDS = 12.0  # that an export with all axes free may take
 SIMPLE = re.compile(r"\w+ == \w+|\w+ % \d+ == 0")
 COMPUTED = "the model computes with its value"
 
@@ -91,8 +95,48 @@ def _exported(model: torch.nn.Module, call: Call, places: tuple[Place, ...]) -> 
         leaves, spec = pytree.tree_flatten(call)
         marks = [{d: Dim.AUTO for n, d in places if n == k} or None for k in range(len(leaves))]
         shapes = by_name(model, *spread(marks, spec))
-    with torch.enable_grad(), unsolved():  # so that what stops gradients shows
+    inner = any(d for _, d in places)
+    # gradients, so that what stops them shows
+    with torch.enable_grad(), unsolved(), bounded() if inner else nullcontext():
         return torch.export.export(model, *call, dynamic_shapes=shapes, strict=False)
+
+
+class Tangled(Exception):
+    """Say that an export asks for more about sizes than it could answer in time."""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Stop an export whose questions about sizes get long: torch takes hours over some."""
+    try:
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        evaluate: Any = ShapeEnv.evaluate_expr
+    except (AttributeError, ImportError):  # a torch without this private part
+        yield
+        return
+    start = time.monotonic()
+
+    def asked(env: Any, expr: Any, *given: Any, **named: Any) -> Any:
+        if time.monotonic() - start > SECONDS or _longer(expr, PARTS):
+            raise Tangled("what the model asks about its sizes is too long to be answered")
+        return evaluate(env, expr, *given, **named)
+
+    ShapeEnv.evaluate_expr = asked  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ShapeEnv.evaluate_expr = evaluate  # type: ignore[method-assign]
+
+
+def _longer(expr: Any, most: int) -> bool:
+    """Tell whether an expression has more than so many parts."""
+    stack, seen = [expr], 0
+    while stack and seen <= most:
+        one = stack.pop()
+        seen += 1
+        stack += getattr(one, "args", ())
+    return seen > most
 
 
 def settled(
