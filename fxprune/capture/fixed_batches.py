@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxprune.contexts import quiet
@@ -47,6 +46,8 @@ def following_batch(module: fx.GraphModule, signature: Signature) -> tuple[tuple
 
 def _shapes(module: fx.GraphModule, leaves: list[Any], led: list[int], batch: int) -> list[Shapes]:
     """Return the shapes of what every node gives, those of the program's results last."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # a private part of torch
+
     seen: list[Shapes] = []
 
     class Reader(fx.Interpreter):
