@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -89,7 +90,7 @@ def export(
             rtol = tolerance(found.program.graph_module, rtol)
             model = convert(found)
             _name_axes(model, found, inputs, marked, axis_names)
-            for key, value in metadata.items():
+            for key, value in {**metadata, "inputs": _examples(found, inputs)}.items():
                 model.metadata_props.add(key=f"fxprune.{key}", value=value)
             axes = batch_axes(marked)
             done = compact(
@@ -99,6 +100,13 @@ def export(
         sizes, error = _compare(module, temporary, found, inputs, axes, batches, others, rtol)
         size = temporary.stat().st_size
         return ExportSummary(Path(path), size, *_facts(done.model), sizes, error, done.notes)
+
+
+def _examples(found: Captured, inputs: Inputs) -> str:
+    """Return the shapes of the example inputs: a benchmark takes them where the file leaves any."""
+    leaves = zip(found.inputs, pytree.tree_leaves(inputs), strict=True)
+    shapes = {str(name): [*one.shape] for name, one in leaves if isinstance(one, torch.Tensor)}
+    return json.dumps(shapes)
 
 
 def draft(

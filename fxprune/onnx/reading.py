@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from fxprune.onnx.shapes import Dim, known
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Sizes that the caller gives, by the name of the input."""
+MOST = 1 << 20  # a size that an example may have
 
 
 def read(path: str | os.PathLike[str], *, weights: bool = True) -> onnx.ModelProto:
@@ -78,7 +80,8 @@ def generate(
 ) -> dict[str, Array]:
     """Make inputs: normal noise for numbers, 0 and 1 for integers and booleans.
 
-    An axis 0 of any size becomes `batch` (default 1); any other has to be in `shapes`. `where`
+    An axis 0 of any size becomes `batch` (default 1); any other has to be in `shapes`, if the file
+    does not say how long it was in the example that it was exported with. `where`
     names the file. Raises `InputError` where sizes lack or contradict the file.
     """
     given, entries = dict(shapes or {}), inputs(model)
@@ -89,7 +92,26 @@ def generate(
                 f"--shape {name}: {where} has no such input; it has {', '.join(names) or 'none'}"
             )
     rng = np.random.default_rng(seed)
-    return {e.name: _made(e, where, batch, given.get(e.name), rng) for e in entries}
+    examples = _examples(model)
+    return {
+        e.name: _made(e, where, batch, given.get(e.name), examples.get(e.name), rng)
+        for e in entries
+    }
+
+
+def _examples(model: onnx.ModelProto) -> dict[str, Any]:
+    """Return the shapes of the inputs that a file of ours was exported with."""
+    said = next((p.value for p in model.metadata_props if p.key == "fxprune.inputs"), "{}")
+    try:
+        found = json.loads(said)
+    except ValueError:
+        return {}
+    sized = {
+        name: shape
+        for name, shape in (found.items() if isinstance(found, dict) else ())
+        if isinstance(shape, list) and all(type(n) is int and 0 < n < MOST for n in shape)
+    }
+    return sized
 
 
 def _made(
@@ -97,12 +119,18 @@ def _made(
     where: str,
     batch: int | None,
     wanted: tuple[int, ...] | None,
+    example: list[int] | None,
     rng: np.random.Generator,
 ) -> Array:
     if entry.type.WhichOneof("value") != "tensor_type":
         raise InputError(f"{where}: input {entry.name} is no tensor, and no value can be made up")
     about = known(entry)
-    dims = _sizes(entry.name, about.dims, where, batch, wanted)
+    sizes = about.dims
+    if example is not None and sizes is not None and len(example) == len(sizes):
+        sizes = tuple(
+            example[d] if d and not isinstance(n, int) else n for d, n in enumerate(sizes)
+        )
+    dims = _sizes(entry.name, about.dims if wanted else sizes, where, batch, wanted)
     dtype = _dtype(about.dtype)
     if dtype is None or dtype.kind not in "fiub":
         raise InputError(
