@@ -90,7 +90,9 @@ def export(
             rtol = tolerance(found.program.graph_module, rtol)
             model = convert(found)
             _name_axes(model, found, inputs, marked, axis_names)
-            for key, value in {**metadata, "inputs": _examples(found, inputs)}.items():
+            inner = any(mark.axis for one in marked.values() for mark in one)
+            shapes = {"inputs": _examples(found, inputs)} if inner else {}
+            for key, value in {**metadata, **shapes}.items():
                 model.metadata_props.add(key=f"fxprune.{key}", value=value)
             axes = batch_axes(marked)
             done = compact(
