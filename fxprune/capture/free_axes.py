@@ -17,7 +17,7 @@ import torch
 from torch.utils._sympy.printers import PythonPrinter
 
 from fxprune.capture.size_questions import Vector, number, numbered
-from fxprune.signature import Condition, FixedAxis, parsed
+from fxprune.signature import Condition, FixedAxis, parsed, related
 
 COLUMNS = 4  # the example's size and three others
 SMALL = 12  # below which no other size is tried: it would be mistaken for others
@@ -80,11 +80,8 @@ class Axes:
 
     def _groups(self) -> list[list[Any]]:
         """Return the symbols in groups that some condition relates."""
-        groups = [{symbol} for symbol in dict.fromkeys(self.symbols.values())]
-        for expr, _ in self.conditions:
-            mine = [group for group in groups if group & expr.free_symbols]
-            groups = [group for group in groups if not group & expr.free_symbols]
-            groups += [set().union(*mine)] if mine else []
+        symbols = dict.fromkeys(self.symbols.values())
+        groups = related(symbols, (expr.free_symbols for expr, _ in self.conditions))
         return [sorted(group, key=str) for group in groups]
 
     def _tried(

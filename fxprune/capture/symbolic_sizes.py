@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import sympy
@@ -222,7 +222,7 @@ class SymbolicSizes:
         if isinstance(first, (list, tuple)):
             if any(len(one) != len(first) for one in results):
                 raise Unknown
-            told = _once(formula) if formula is not None else None
+            told = cache(formula) if formula is not None else None
             return type(first)(
                 [
                     self._known(
@@ -354,17 +354,6 @@ def holding(expr: Any, values: Vector) -> Any:
 
 def _part(told: Callable[[], Any], k: int) -> Any:
     return told()[k]
-
-
-def _once(call: Callable[[], Any]) -> Callable[[], Any]:
-    held: list[Any] = []
-
-    def told() -> Any:
-        if not held:
-            held.append(call())
-        return held[0]
-
-    return told
 
 
 # ---- operators whose result is laid out as their input -------------------------------------------

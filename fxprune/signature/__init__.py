@@ -4,7 +4,7 @@ They say which axes of the inputs are free, under which conditions, and which ar
 where. Capture finds that out, files keep it, and a pruned module refuses other sizes by it.
 """
 
-from fxprune.signature.conditions import Condition, parsed
+from fxprune.signature.conditions import Condition, parsed, related
 from fxprune.signature.records import read, written
 from fxprune.signature.signature import (
     Call,
@@ -26,6 +26,7 @@ __all__ = [
     "leaf_names",
     "parsed",
     "read",
+    "related",
     "spread",
     "written",
 ]

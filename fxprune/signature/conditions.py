@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -27,6 +27,7 @@ OPERATORS: dict[type, Callable[..., Any]] = {
     ast.GtE: operator.ge,
 }
 FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max}
+N = TypeVar("N")
 LONGEST = 2000  # characters of a condition
 LARGEST = 2**53  # of a number in one
 
@@ -58,6 +59,20 @@ class Condition:
     def holds(self, sizes: Mapping[str, Any]) -> bool:
         """Tell whether it is so for these sizes, which may be symbols of a tracer."""
         return bool(parsed(self.text)[0](sizes))
+
+
+def related(names: Iterable[N], relations: Iterable[Set[N]]) -> list[set[N]]:
+    """Return names in groups: those that some relation is about, or several with one in common.
+
+    >>> [sorted(group) for group in related("abc", [{"a", "c"}])]
+    [['b'], ['a', 'c']]
+    """
+    groups = [{name} for name in names]
+    for one in relations:
+        mine = [group for group in groups if group & one]
+        groups = [group for group in groups if not group & one]
+        groups += [set[N]().union(*mine)] if mine else []
+    return groups
 
 
 Value = Callable[[Mapping[str, Any]], Any]

@@ -14,7 +14,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import InputError
-from fxprune.signature.conditions import Condition
+from fxprune.signature.conditions import Condition, related
 
 F = TypeVar("F")
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -182,12 +182,7 @@ class Signature:
 
     def _tied(self) -> list[list[str]]:
         """Return the free axes in groups that some condition relates."""
-        groups = [{name} for name in self.sizes]
-        for one in self.conditions:
-            mine = [group for group in groups if group & one.names]
-            groups = [group for group in groups if not group & one.names]
-            groups += [set().union(*mine)] if mine else []
-        return [sorted(group) for group in groups]
+        return [sorted(one) for one in related(self.sizes, (c.names for c in self.conditions))]
 
     # ---- what a tracer is told -------------------------------------------------------------------
 
