@@ -21,7 +21,7 @@ class SpecErrors(SpecError):
     """Report all that is wrong with a specification: `lines` has one line on each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("; and ".join(lines))
+        super().__init__("\n".join(lines))
         self.lines = tuple(lines)
 
     def __reduce__(self) -> Any:

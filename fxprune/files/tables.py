@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from itertools import zip_longest
 
 WIDE = 120  # columns, where nothing says how wide it is
-GAP, FIRST, NARROWEST = 2, 24, 8  # columns between two, of the first if cut, of others
+GAP, FIRST, NARROWEST = 2, 24, 10  # columns between two, of the first if folded, of others
+LITTLE = 16  # columns too many, for which nothing is left out yet
 FULL, EMPTY = "█", "░"
+MARKS, TREE, INDENT = " ._:/", "│├└ ", "  "
 
 
 def columns() -> int:
@@ -32,12 +35,15 @@ def bar(share: float, width: int = 10) -> str:
 
 
 def as_text(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Iterable[str] = (),
+    spare: str = "",
 ) -> str:
     """Return a table as text that fits the terminal; columns named in `right` hold numbers.
 
-    Where it is too wide, the widest columns of text are cut in the middle: the end of a path tells
-    more than what stands before it.
+    Where it is much too wide, the `spare` column is left out. Where it still is too wide, what
+    stands in the widest columns of text goes on below, indented: no name is cut.
 
     >>> print(as_text(["name", "n"], [["a", "1"], ["b", "20"]], ["n"]))
     name   n
@@ -45,6 +51,10 @@ def as_text(
     b     20
     """
     lines = [tuple(headings), *map(tuple, rows)]
+    if spare and _widest(lines) > columns() + LITTLE:
+        at = headings.index(spare)
+        headings = [*headings[:at], *headings[at + 1 :]]
+        lines = [(*cells[:at], *cells[at + 1 :]) for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = [heading in right for heading in headings]
     room = columns() - GAP * (len(widths) - 1)
@@ -54,27 +64,43 @@ def as_text(
         if not cuttable:
             break
         widths[max(cuttable, key=widths.__getitem__)] -= 1
-    return "\n".join(_line(cells, widths, sides) for cells in lines)
+    return "\n".join(line for cells in lines for line in _lines(cells, widths, sides))
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], sides: Sequence[bool]) -> str:
-    shown = (
-        cut(cell, width).rjust(width) if side else cut(cell, width).ljust(width)
-        for cell, width, side in zip(cells, widths, sides, strict=True)
-    )
-    return (" " * GAP).join(shown).rstrip()
+def _widest(lines: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table would be of which nothing goes on below."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
-def cut(text: str, width: int) -> str:
-    """Return a text of at most `width` characters, cut in the middle where it is longer.
+def _lines(cells: Sequence[str], widths: Sequence[int], sides: Sequence[bool]) -> Iterator[str]:
+    """Yield the lines of a row: one, unless a cell is too long."""
+    stacks = [folded(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    for parts in zip_longest(*stacks, fillvalue=""):
+        shown = (
+            part.rjust(width) if side else part.ljust(width)
+            for part, width, side in zip(parts, widths, sides, strict=True)
+        )
+        yield (" " * GAP).join(shown).rstrip()
 
-    >>> cut("encoder.layers.3.mlp", 12)
-    'encod….3.mlp'
+
+def folded(text: str, width: int) -> list[str]:
+    """Return a text as lines of at most `width` characters, broken where a path or words part.
+
+    >>> folded("encoder.layers.3.mlp", 12)
+    ['encoder.', '  layers.3.', '  mlp']
     """
-    if len(text) <= width:
-        return text
-    tail = width // 2
-    return f"{text[: width - tail - 1]}…{text[len(text) - tail :]}"
+    lines, room = list[str](), width
+    rest, indent = text, ""
+    while len(rest) > room:
+        inside = len(rest) - len(rest.lstrip(TREE))  # the lines of a tree are no place to break
+        places = (rest.rfind(mark, inside + 1, room + (mark == " ")) for mark in MARKS)
+        broken = max(places) + 1
+        end = broken if broken > inside + 1 else room
+        lines.append(indent + rest[:end].rstrip())
+        rest, indent = rest[end:].lstrip(), INDENT
+        room = width - len(INDENT)
+    return [*lines, indent + rest]
 
 
 STYLE = "border-collapse:collapse;font-size:90%;font-family:ui-monospace,monospace"

@@ -25,7 +25,7 @@ LOG = logging.getLogger("fxprune")
 LOG.addHandler(logging.NullHandler())
 STAGES = (
     *("capture", "couple", "select", "score", "allocate", "shrink", "gate", "restore", "impose"),
-    *("verify", "fine_tune"),
+    *("eliminate", "verify", "latency", "repair", "fine_tune", "evaluate"),
 )
 _running: list[Bar] = []  # the bar of the run that is going on where somebody looks on
 

@@ -52,7 +52,7 @@ class Analysis:
         )
 
     def __str__(self) -> str:
-        table = as_text(HEADINGS, rows_of(self.tree), NUMBERS)
+        table = as_text(HEADINGS, rows_of(self.tree), NUMBERS, spare="type")
         return "\n".join([table, "", *self._lines()])
 
     def _repr_html_(self) -> str:

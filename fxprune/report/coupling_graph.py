@@ -37,11 +37,15 @@ def coupling_graph(discovery: Discovery) -> Any:
     """
     graph = Graph()
     names = {node: _name(node) for node in discovery.module.graph.nodes}
-    kept = {node for node in names if node.op != "get_attr" or str(node.target) in _read(discovery)}
+    kept = {
+        node: None  # in the order of the graph
+        for node in names
+        if node.op != "get_attr" or str(node.target) in discovery.parameters
+    }
     for node in kept:
         graph.add_node(names[node], **_described(node))
     owner = _owners(discovery)
-    for node in sorted(kept, key=list(names).index):
+    for node in kept:
         for operand in (one for one in node.all_input_nodes if one in kept):
             carried = _carried(discovery, operand, owner)
             graph.add_edge(names[operand], names[node], kind="reads", carries=carried)
@@ -52,10 +56,6 @@ def coupling_graph(discovery: Discovery) -> Any:
             readers = ", ".join(str(graph.nodes[n].get("operator")) for n in graph.successors(name))
             graph.add_edge(target.name, name, kind="axis", axis=dim, operator=readers)
     return graph
-
-
-def _read(discovery: Discovery) -> set[str]:
-    return set(discovery.parameters)
 
 
 def _name(node: fx.Node) -> str:
@@ -100,7 +100,7 @@ def to_dot(graph: Any) -> str:
     lines = ["digraph coupling {", '  node [fontname="sans-serif"];']
     for name, about in graph.nodes(data=True):
         shape = SHAPES.get(about["kind"], "oval")
-        label = f"{name}\\n{about['units']} units" if about["kind"] == "target" else name
+        label = f"{name}\n{about['units']} units" if about["kind"] == "target" else name
         tip = _quoted(str(about.get("source") or about.get("why") or name))
         lines.append(f"  {_quoted(name)} [shape={shape}, label={_quoted(label)}, tooltip={tip}];")
     for start, end, about in graph.edges(data=True):
@@ -114,7 +114,8 @@ def to_dot(graph: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace('"', '\\"')
+    """Return a text as DOT quotes it: backslashes and quotes mean themselves."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 

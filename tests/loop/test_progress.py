@@ -174,3 +174,20 @@ def test_the_command(
     assert done.status == 0
     assert ("fxprune: step 1" in done.err) is line
     assert ("fxprune: optimal" in done.err) is solver
+
+
+@pytest.mark.usefixtures("told_clock")
+def test_every_stage_has_a_place_in_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    update = progress.Bar.update
+
+    def watched(bar: progress.Bar, **now: Any) -> None:
+        seen.add(now.get("stage", ""))
+        update(bar, **now)
+
+    monkeypatch.setattr(progress.Bar, "update", watched)
+    monkeypatch.setattr(progress, "watched", lambda: True)
+    spec = {"objective": {"latency": 0.9, "device": "torch-cpu"}, "repair": "means"}
+    fxprune.prune(net(), spec, X, evaluate=lambda module: 1.0, fine_tune=tune)
+    assert {"latency", "evaluate", "repair", "fine_tune"} <= seen
+    assert seen - {"", "other"} <= set(progress.STAGES)

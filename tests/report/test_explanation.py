@@ -146,3 +146,11 @@ def test_the_command(
     assert [link["dim"] for link in pair["chain"]] == [1, 1, 1, 0]
     wrong = command("explain", "net.pt2", "a", "-o", "graph.png")
     assert (wrong.status, wrong.err.count("\n")) == (2, 1)
+
+
+def test_dot_quotes_what_it_would_read_as_its_own(tmp_path: Path) -> None:
+    graph = nx.MultiDiGraph()
+    graph.add_node('C:\\n"x\\', kind="target", units=3, why="")
+    dot = coupling_graph.to_dot(graph)
+    name = '"C:\\\\n\\"x\\\\"'
+    assert f'  {name} [shape=box, label={name[:-1]}\\n3 units"' in dot
