@@ -75,14 +75,21 @@ def written_later(graph: fx.Graph) -> frozenset[fx.Node]:
 
 
 def _writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], dict[fx.Node, list[int]]]:
-    """Return the place of every node, and the places of later writes to the storage of some."""
+    """Return the place of every node, and the places of later writes to the storage of some.
+
+    Several results of one operator are stored apart, unless they are views of what it reads.
+    """
     root: dict[fx.Node, fx.Node] = {}
+    apart: dict[tuple[fx.Node, Any], fx.Node] = {}
     families: dict[fx.Node, list[fx.Node]] = {}
     place = {node: k for k, node in enumerate(graph.nodes)}
     found: dict[fx.Node, list[int]] = {}
     for node in graph.nodes:
         source, writes = alias_of(node)
         root[node] = root.get(source, source) if source is not None else node
+        if node.target is operator.getitem and source is not None and root[source] is source:
+            if source.op == "call_function":
+                root[node] = apart.setdefault((source, node.args[1]), node)
         if writes and source is not None:
             for other in families.get(root[node], []):
                 found.setdefault(other, []).append(place[node])

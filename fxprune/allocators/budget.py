@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.allocators import Bounds, Choice, Key, Moves, Progress, Ranked, moves_of
-from fxprune.allocators.minimum_widths import ranks, risky
+from fxprune.allocators.minimum_widths import ranks, restored, risky
 from fxprune.allocators.registry import MANY, NOWHERE, Values
 from fxprune.allocators.search import TOLERANCE, Search
 from fxprune.cost import Cost
@@ -126,6 +126,8 @@ class Budget:
         for g in self._risky:
             if not alive[g].all(axis=1).any():
                 alive[g[int(np.argmax(self._rank[g].min(axis=1)))]] = True
+        for g, least in self.cost.choices():
+            restored(alive, g, self._rank, least)
         counts = [0] * len(self.targets)
         for one in moves:
             counts[one.target] = len(one)

@@ -1,4 +1,4 @@
-"""Keep axes from becoming empty although every target keeps a unit."""
+"""Keep axes from becoming empty although every target keeps a unit, or too narrow to choose from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.guards import Ids, distinct
+from fxprune.guards import Ids, Mask, distinct
 from fxprune.metrics import Scores
 from fxprune.targets import Target
 
@@ -43,3 +43,12 @@ def _safe(g: Ids, owners: Ids, widths: Ids) -> bool:
             return False
         rows *= number
     return rows == len(g)
+
+
+def restored(alive: Mask, g: Ids, rank: NDArray[np.float64], least: int) -> None:
+    """Keep the best rows of an axis, so that `least` of them are kept (or all that there are)."""
+    kept = alive[g].all(axis=1)
+    missing = min(least, len(g)) - int(kept.sum())
+    if missing > 0:
+        best = np.argsort(-rank[g].min(axis=1), kind="stable")
+        alive[g[best[~kept[best]][:missing]]] = True

@@ -132,6 +132,12 @@ class Cost:
             stacked.append((places, np.vstack([self.axes[k] for k in places]), starts))
         return stacked
 
+    def choices(self) -> list[tuple[Ids, int]]:
+        """Return the axes of which several indices are chosen at once, and how many are."""
+        normal, found = self._coupling.guards.normal, self._coupling.rankings
+        axes = [(normal(one.guard), one.least) for one in found if one.chosen and one.least > 1]
+        return [(g, least) for g, least in axes if g.shape[1]]
+
     @property
     def batch(self) -> int:
         """Return how many examples the model was captured with."""

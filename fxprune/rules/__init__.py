@@ -7,6 +7,7 @@ folder is imported. A rule says how to *couple* its operands (guards in, guards 
 
 from fxprune.registry import load
 from fxprune.rules.kept import Kept
+from fxprune.rules.numbering import with_numbers
 from fxprune.rules.pointwise import is_pointwise, name_of
 from fxprune.rules.registry import RULES, Rule
 from fxprune.rules.site import (
@@ -36,4 +37,5 @@ __all__ = [
     "operands_of",
     "shape_of",
     "tensor_meta",
+    "with_numbers",
 ]

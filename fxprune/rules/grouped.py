@@ -6,14 +6,18 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import fx
 
 from fxprune.guards import Ids
 from fxprune.rules.contraction import contracted, letters_of
+from fxprune.rules.pattern import Bound, contract
+from fxprune.rules.products import name_axes
 from fxprune.rules.registry import Shapes, couples
 from fxprune.rules.site import Site, tensor_meta
 
 aten = torch.ops.aten
 
+COPIED = {aten.to.dtype, aten._to_copy.default, aten.clone.default, aten.detach.default}
 ROW_BYTES = 16  # the kernels of `_grouped_mm` read rows of whole multiples of it
 # ranks of both operands -> their letters and those of the result; s is cut into the groups e
 FORMS = {
@@ -38,15 +42,36 @@ def grouped_mm(site: Site) -> Any:
     values = [site.tensor(name) for name in names]
     *texts, result = FORMS[len(values[0].dims), len(values[1].dims)]
     bias, offsets = site.optional("bias"), site.optional("offs")
-    site.pin_all([bias, offsets], "offsets address the groups")
+    counted = offsets is not None and texts == ["sk", "ekn"] and ends_of_counts(site, offsets)
+    site.pin_all([bias, None if counted else offsets], "offsets address the groups")
+    if offsets is not None and counted:  # a group that leaves has no rows
+        site.role(site.unify(offsets.dims[0], values[1].dims[0]), "expert")
     for name, text, value in zip(names, texts, values, strict=True):
         for letter, g in zip(text, value.dims, strict=True):
-            if offsets is not None and letter in "se":
+            if offsets is not None and letter in ("s" if counted else "se"):
                 site.pin(g, "offsets address this axis")
         if site.operator is aten._grouped_mm.default:
             _hold_rows(site, name, value.dims)
     operands = [(site.args[k], letters_of(t)) for k, t in zip(names, texts, strict=True)]
-    return contracted(site, operands, letters_of(result))
+    if not counted:
+        return contracted(site, operands, letters_of(result))
+    bound = Bound(site, {})  # every row meets one matrix of the stack alone
+    bound.read(letters_of("sk"), values[0], factor=True)
+    bound.read(letters_of("kn"), values[1].without([0]), factor=True)
+    contract(site, bound, letters_of(result), "")
+    name_axes(site, operands, letters_of(result), bound.letters)
+    return bound.result(letters_of(result), site.out())
+
+
+def ends_of_counts(site: Site, offsets: TensorGuard) -> bool:
+    """Tell whether offsets are running sums of counts that are zero for what is removed."""
+    arg = site.args["offs"]
+    while isinstance(arg, fx.Node) and arg.target in COPIED:
+        arg = arg.args[0]
+    if not isinstance(arg, fx.Node) or arg.target is not aten.cumsum.default:
+        return False
+    counts = site.of(arg.args[0])
+    return counts is not None and counts.zero == (True,)
 
 
 def _hold_rows(site: Site, name: str, dims: tuple[Ids, ...]) -> None:

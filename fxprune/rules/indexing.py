@@ -1,4 +1,7 @@
-"""Look-ups by tensors of indices: axes that they address are pinned, their shape passes on."""
+"""Look-ups by tensors of indices: their shape passes on, the axes that they address stay.
+
+Unless they number an axis that may shrink, such as that of experts: it is the same one then.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import fx
 
 from fxprune.guards import Ids, true
 from fxprune.rules.edit import Edit
+from fxprune.rules.products import stacked
 from fxprune.rules.registry import couples, rewrites
 from fxprune.rules.selection import take
 from fxprune.rules.site import Site, TensorGuard, shape_of, unbounded
@@ -45,7 +49,7 @@ def constant_of(arg: Any) -> torch.Tensor | None:
 def embedding(site: Site) -> TensorGuard:
     """Couple `v d, ... -> ... d`: the rows are addressed by data and pinned."""
     weight, indices = site.tensor("weight"), site.tensor("indices")
-    site.pin(weight.dims[0], "the indices address these rows")
+    site.address(weight.dims[0], site.args["indices"], "the indices address these rows")
     site.role(weight.dims[1], "channel")
     dims = (*indices.dims, weight.dims[1])
     return TensorGuard(dims, (*(False for _ in indices.dims), weight.zero[1]))
@@ -71,13 +75,6 @@ def _beside(site: Site, value: torch.Tensor, width: Ids) -> TensorGuard:
     return fixed.with_(1, width) if wide else fixed
 
 
-@couples(aten.one_hot.default)
-def one_hot(site: Site) -> TensorGuard:
-    """Add an axis of classes, which is pinned."""
-    x = site.tensor("self")
-    return TensorGuard((*x.dims, true(shape_of(site.out())[-1])), (False,) * (len(x.dims) + 1))
-
-
 @couples(aten.index_select.default)
 def index_select(site: Site) -> TensorGuard:
     """Take rows by number: known ones move with the axis, others pin it."""
@@ -92,7 +89,7 @@ def gathered(site: Site, x: TensorGuard, dim: int, index: Any) -> TensorGuard:
         site.pin_all([of], "the indices are rewritten, not shortened")
         return x.with_(dim, x.dims[dim][rows.numpy()])
     for g in x.dims[dim : dim + 1]:
-        site.pin(g, ADDRESSED)
+        site.address(g, index, ADDRESSED)
     picked = of.dims[0] if of is not None and of.dims else true(1)
     return x.with_(dim, picked, False) if x.dims else x
 
@@ -130,8 +127,13 @@ def addressed(site: Site, x: TensorGuard, indices: Sequence[Any], out: torch.Ten
         if one is not None:
             covered += range(d, d + wide)
         d += wide
+    single = _single(indices)
     for d in covered:
-        site.pin(x.dims[d], ADDRESSED)
+        if single is not None and len(covered) == 1:
+            site.address(x.dims[d], indices[single], ADDRESSED)
+            name_stack(site, x, d)
+        else:
+            site.pin(x.dims[d], ADDRESSED)
     sizes, rest = shape_of(out), x.without(covered)
     inner = len(sizes) - len(rest.dims)
     adjacent = bool(covered) and covered == list(range(covered[0], covered[-1] + 1))
@@ -143,6 +145,12 @@ def addressed(site: Site, x: TensorGuard, indices: Sequence[Any], out: torch.Ten
             site.pin(dims[d], "a size depends on the input")
             dims[d] = true(size)
     return TensorGuard(tuple(dims), (*rest.zero[:at], *(False for _ in middle), *rest.zero[at:]))
+
+
+def name_stack(site: Site, x: TensorGuard, dim: int) -> None:
+    """Call the first axis of a stack of matrices experts, where a choice takes some of them."""
+    if dim == 0 and stacked(site.args.get("self")):
+        site.role(x.dims[0], "expert")
 
 
 def _width(one: Any) -> int:
@@ -191,11 +199,13 @@ def gather(site: Site) -> TensorGuard:
     """Take elements along one axis; the others are the index tensor's."""
     x, picked = site.tensor("self"), site.tensor("index")
     dim = x.axis(site.args["dim"])
-    return along(site, x, [picked], dim)
+    return along(site, x, [picked], dim, site.args["index"])
 
 
-def along(site: Site, x: TensorGuard, others: Sequence[TensorGuard], dim: int) -> TensorGuard:
-    """Pin axis `dim` of `x`; unify the others with those of the tensors beside it.
+def along(
+    site: Site, x: TensorGuard, others: Sequence[TensorGuard], dim: int, index: Any
+) -> TensorGuard:
+    """Address axis `dim` of `x`; unify the others with those of the tensors beside it.
 
     Where those are shorter than `x`, a prefix of it is meant, and both are pinned.
     """
@@ -204,10 +214,13 @@ def along(site: Site, x: TensorGuard, others: Sequence[TensorGuard], dim: int) -
         for other in others:
             if d != dim and len(g) == len(other.dims[d]) == len(first.dims[d]):
                 g = site.unify(g, other.dims[d])
-            elif d == dim and len(other.dims[d]) == len(first.dims[d]):
-                site.unify(first.dims[d], other.dims[d])
+            elif d == dim:
+                if len(other.dims[d]) == len(first.dims[d]):
+                    site.unify(first.dims[d], other.dims[d])
+                else:
+                    site.pin_all([TensorGuard((other.dims[d], first.dims[d]), ())], ADDRESSED)
             else:
                 site.pin_all([TensorGuard((g, other.dims[d], first.dims[d]), ())], ADDRESSED)
         if d == dim:
-            site.pin(g, ADDRESSED)
+            site.address(g, index, ADDRESSED)
     return TensorGuard(first.dims, (False,) * len(first.dims))

@@ -1,6 +1,11 @@
-"""Operators that rank what lies along an axis: their results hold indices into it."""
+"""Operators that rank what lies along an axis: their results hold indices into it.
+
+Of an axis of which the best are taken, the others may leave: what is removed is what never wins.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace as changed
 
 import torch
 
@@ -13,16 +18,10 @@ aten = torch.ops.aten
 
 
 @couples(
-    aten.argmax.default,
-    aten.argmin.default,
     aten.argsort.default,
     aten.argsort.stable,
     aten.cummax.default,
     aten.cummin.default,
-    aten.msort.default,
-    aten.sort.default,
-    aten.sort.stable,
-    aten.topk.default,
 )
 def order(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     """Pin the axis that is ranked; the others pass on."""
@@ -40,4 +39,16 @@ def order(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
         for d, size in enumerate(sizes)
     )
     result = TensorGuard(dims, (False,) * len(dims))
-    return tuple(result for _ in value) if several else result
+    if not several:
+        return result
+    return tuple(result for _ in value)
+
+
+@couples(aten.sort.default, aten.sort.stable, aten.msort.default)
+def sort(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
+    """Pin the axis that is sorted; numbers of indices are in the same order as what is kept."""
+    made, x = order(site), site.tensor("self")
+    if isinstance(made, tuple) and x.numbers is not None:
+        numbers = site.numbers(site.args["self"], len(x.numbers))
+        return (changed(made[0], numbers=numbers), *made[1:])
+    return made

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.guards import Ids, true
+from fxprune.rules.choosing import placed
 from fxprune.rules.pointwise import name_of
 from fxprune.rules.products import SOFTMAX, name_scores
 from fxprune.rules.registry import couples
@@ -71,6 +72,7 @@ PLACED = [
     aten.mode.default,
     aten.kthvalue.default,
 ]
+BEST = {aten.max.dim, aten.min.dim}
 ZERO_OF_ZEROS = """
 sum nansum mean nanmean amax amin aminmax max min median linalg_vector_norm norm prod any all
 count_nonzero var std var_mean std_mean nanmedian mode kthvalue
@@ -96,7 +98,8 @@ def reduce(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     x = site.tensor("self")
     gone = axes_of(site, len(x.dims), site.args.get("dim"))
     exact = _neutral(site)
-    for d in gone:
+    ranks = site.operator in BEST and reads(site.node, 1)
+    for d in gone if not ranks else ():
         if not (exact and x.zero[d]):
             site.approximate(x.dims[d], f"{site.operator} takes statistics over this axis")
     keeps = name_of(site.operator) in KEEP_ZERO and (exact or site.operator not in NEUTRAL_ZERO)
@@ -113,6 +116,8 @@ def reduce(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     places = TensorGuard(result.dims, (False,) * len(result.dims))
     if site.operator not in PLACED:
         return tuple(result for _ in value)
+    if reads(site.node, 1) and site.operator in BEST and x.dims:
+        return placed(site, x, *gone, "min" in str(site.operator))
     if reads(site.node, 1) or site.operator is aten.kthvalue.default:
         for d in gone:
             site.pin(x.dims[d], "the result holds indices into this axis")
@@ -133,7 +138,8 @@ def softmax(site: Site) -> TensorGuard:
     x = site.tensor("self")
     dim = x.axis(site.args["dim"])
     for g in x.dims[dim : dim + 1]:
-        site.approximate(g, f"{site.operator} takes statistics over this axis")
+        site.approximate(g, f"{site.operator} takes statistics over this axis", weighed=True)
+        site.rank("self", dim, 1, chosen=False)
     if len(x.dims) >= 3 and dim == len(x.dims) - 1:
         site.role(x.dims[-3], "head")
     name_scores(site, site.args["self"])

@@ -19,11 +19,13 @@ class TensorGuard:
 
     `dims[d]` has shape `[size of d, factors]`. `zero[d]` says that the slice at a dropped index of
     `d` is zero when the dropped unit's parameters are zeroed instead of removed: what a sum over
-    that dimension needs to be exact.
+    that dimension needs to be exact. `numbers` `[n, factors]` is the guard of an axis, where the
+    tensor's values are the numbers of indices of that axis: the experts that a router chooses.
     """
 
     dims: tuple[Ids, ...]
     zero: tuple[bool, ...]
+    numbers: Ids | None = None
 
     def axis(self, dim: Any) -> int:
         """Return a dimension's number counted from the left."""
@@ -56,6 +58,7 @@ class Mark:
     guard: Ids
     node: str
     text: str
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,24 @@ class Groups:
     count: int
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Hold an axis along which an operator compares values: what is dropped there loses.
+
+    Removing an index of axis `dim` of operand `name` equals giving it the worst value there is:
+    minus infinity, or plus where the `smallest` win. Of a `chosen` axis winners are taken, so that
+    at least `least` of its indices are kept; else only their weights are compared, as by a softmax.
+    """
+
+    guard: Ids
+    node: fx.Node
+    name: str
+    dim: int
+    least: int = 1
+    chosen: bool = True
+    smallest: bool = False
+
+
 @dataclass
 class Coupling:
     """Collect what the operators of one graph state about its guards.
@@ -87,6 +108,9 @@ class Coupling:
     values: dict[fx.Node, Value] = field(default_factory=dict)
     approximate: list[Mark] = field(default_factory=list)
     roles: list[Mark] = field(default_factory=list)
+    rankings: list[Ranking] = field(default_factory=list)
+    # nodes that compute with numbers of indices, and which operands: they get those of before
+    recalled: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     products: dict[fx.Node, list[Ids]] = field(default_factory=dict)  # of data: what they sum over
     unruled: dict[str, str] = field(default_factory=dict)  # node name -> operator without a rule
     spared: frozenset[str] = frozenset()  # names of those of them that are to pin nothing
@@ -156,6 +180,7 @@ class Site:
         self.node = node
         self.coupling = coupling
         self.args = arguments(node)
+        self.followed: set[fx.Node] = set()  # operands whose numbers the rule keeps in step
 
     # -- operands --------------------------------------------------------------------------------
 
@@ -179,6 +204,35 @@ class Site:
         """Return the guards of an argument that is a node with one tensor, else None."""
         value = self.coupling.values.get(arg) if isinstance(arg, fx.Node) else None
         return value if isinstance(value, TensorGuard) else None
+
+    def numbers(self, arg: Any, size: int) -> Ids | None:
+        """Return the guard of the axis of `size` that an operand's values number, or None.
+
+        Who asks keeps them in step with that axis: else the operator gets the numbers of before.
+        """
+        value = self.of(arg)
+        if value is None or value.numbers is None or len(value.numbers) != size:
+            return None
+        self.followed.add(arg)
+        return value.numbers
+
+    def address(self, g: Ids, arg: Any, text: str) -> Ids:
+        """Tie an axis to the one whose indices address it, or pin it where that is not known."""
+        numbers = self.numbers(arg, len(g))
+        if numbers is not None:
+            return self.unify(g, numbers)
+        self.pin(g, text)
+        return g
+
+    def rank(
+        self, name: str, dim: int, least: int, *, chosen: bool = True, smallest: bool = False
+    ) -> None:
+        """Say that the operator compares what lies along an axis of an operand."""
+        g = self.tensor(name).dims[dim]
+        if g.shape[1]:
+            self.coupling.rankings.append(
+                Ranking(g, self.node, name, dim, least, chosen, smallest)
+            )
 
     def unify_all(self, values: Sequence[TensorGuard], skip: Iterable[int] = ()) -> TensorGuard:
         """Unify every axis of tensors of one rank but those in `skip`, which stay the first's."""
@@ -255,10 +309,13 @@ class Site:
         """Return a guard of `n` new variables."""
         return self.coupling.guards.fresh(n) if n != 1 else true(1)
 
-    def approximate(self, g: Ids, text: str) -> None:
-        """Say that dropping an index of this axis is not the same as zeroing it."""
+    def approximate(self, g: Ids, text: str, *, weighed: bool = False) -> None:
+        """Say that dropping an index of this axis is not the same as zeroing it.
+
+        Where it is `weighed`, it is the same as a value of minus infinity there.
+        """
         if g.shape[1]:
-            self.coupling.approximate.append(Mark(g, self.node.name, text))
+            self.coupling.approximate.append(Mark(g, self.node.name, text, weighed))
 
     def role(self, g: Ids, kind: str) -> None:
         """Say what this axis is to the operator: a head, a channel, and so on."""

@@ -151,9 +151,22 @@ def scatter(site: Site) -> TensorGuard:
     source = site.optional("src")
     dim = x.axis(site.args["dim"])
     written = [index] if source is None else [index, source]
-    along(site, x, written, dim)
+    along(site, x, written, dim, site.args["index"])
     site.pin_all([one.moved([dim] if one.dims else []) for one in written], ADDRESSED)
-    return _unzeroed(x)
+    zeros = [False] * len(x.dims)
+    if x.dims and site.args["index"] in site.followed:  # what is never chosen stays as it was
+        zeros[dim] = zeros_alone(site.args["self"], site.node)
+    return TensorGuard(x.dims, tuple(zeros))
+
+
+def zeros_alone(arg: Any, writer: fx.Node) -> bool:
+    """Tell whether a tensor is of zeros when a node first writes to it: nothing read it before."""
+    if not isinstance(arg, fx.Node) or next(iter(arg.users)) is not writer:
+        return False
+    value = arg.args[1:2] or (arg.kwargs.get("fill_value"),)
+    filled = str(arg.target).split(".")[1:2]
+    named = filled[0].removeprefix("new_").removesuffix("_like") if filled else ""
+    return named == "zeros" or (named == "full" and value[0] == 0)
 
 
 ROWS = [

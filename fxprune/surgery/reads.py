@@ -1,13 +1,21 @@
-"""Zero effective weights where operators read them, instead of what they are computed of."""
+"""What a removal must equal where zeroed parameters do not say it: in what operators read.
+
+Effective weights are zero where they are read, instead of what they are computed of; and what is
+removed of an axis of which the best are chosen never wins.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import fx
 
-from fxprune.graphs import attribute, emptied, free_name, set_tensor, tensors_of
+from fxprune.graphs import arguments, attribute, emptied, free_name, set_tensor, tensors_of
 from fxprune.guards import Mask
 from fxprune.rules import Coupling, Kept, TensorGuard
+from fxprune.rules.site import Ranking
 
 
 def zeroed_reads(
@@ -15,11 +23,14 @@ def zeroed_reads(
 ) -> tuple[fx.GraphModule, frozenset[str]]:
     """Return a graph whose effective weights are zero where what is dropped of them is read.
 
+    What is dropped of an axis of which the best are chosen has the worst value there is.
+
     It shares the tensors of `module`, whose nodes have the names of those that were coupled, and of
     which only what `before` kept is left. What the weights are computed of must stay whole: its
     names are returned too. What something else reads as well has another name for the arithmetic.
     """
-    if not coupling.effective:
+    losers = list(outranked(coupling, alive, before))
+    if not coupling.effective and not losers:
         return module, frozenset()
     copy, persistent, tensors = emptied(module), set(module.state_dict()), tensors_of(module)
     for name, tensor in tensors.items():
@@ -30,6 +41,8 @@ def zeroed_reads(
         mask = _mask(coupling, node, alive, before)
         if not bool(mask.all()):
             _gate(copy, nodes[node.name], mask, inner)
+    for ranking, mask in losers:
+        _outrank(copy, nodes[ranking.node.name], ranking, mask)
     spared: set[int] = set()
     for read in [node for node in nodes.values() if node.op == "get_attr"]:
         inside = [user for user in read.users if user in inner]
@@ -78,3 +91,43 @@ def _part(copy: fx.GraphModule, read: fx.Node, inside: list[fx.Node]) -> None:
     other.meta = dict(read.meta)
     for user in inside:
         user.replace_input_with(read, other)
+
+
+def outranked(
+    coupling: Coupling, alive: Mask, before: Mask | None = None
+) -> Iterator[tuple[Ranking, Mask]]:
+    """Yield where values are compared, and which of those there are have been dropped, `[n]`."""
+    normal = coupling.guards.normal
+    after = Kept(coupling.guards, alive)
+    there = Kept(coupling.guards, np.ones_like(alive) if before is None else before)
+    chosen = np.zeros(len(alive), dtype=bool)
+    for one in coupling.rankings:
+        chosen[normal(one.guard)] |= one.chosen
+    chosen[0] = False
+    for one in coupling.rankings:
+        g = normal(one.guard)
+        lost = ~after.mask(g) & (chosen[g] & ~alive[g]).any(axis=1)
+        if (lost := lost[there.mask(g)]).any():
+            yield one, lost
+
+
+def _outrank(copy: fx.GraphModule, node: fx.Node, ranking: Ranking, lost: Mask) -> None:
+    """Give what is dropped the worst value before it is compared."""
+    given = arguments(node)[ranking.name]
+    made = given.meta["val"]
+    info = torch.finfo(made.dtype) if made.is_floating_point() else torch.iinfo(made.dtype)
+    worst = float("inf") if made.is_floating_point() else info.max
+    worst = worst if ranking.smallest else (-worst if made.is_floating_point() else info.min)
+    along = [-1 if d == ranking.dim else 1 for d in range(made.ndim)]
+    name = free_name(f"{node.name}_dropped", set(tensors_of(copy)))
+    where = made.device if not made.is_meta else None
+    mask = torch.from_numpy(lost).reshape(along).to(where)
+    set_tensor(copy, name, mask, persistent=False)
+    with copy.graph.inserting_before(node):
+        read = copy.graph.get_attr(name)
+        filled = copy.graph.call_function(
+            torch.ops.aten.masked_fill.Scalar, (given, read, worst)
+        )
+    read.meta |= {"val": mask}
+    filled.meta = dict(given.meta)
+    node.replace_input_with(given, filled)

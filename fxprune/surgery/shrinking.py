@@ -12,6 +12,7 @@ from fxprune.graphs import attribute, emptied, set_tensor, tensors_of, used
 from fxprune.guards import Mask
 from fxprune.rules import Coupling, Kept, TensorGuard
 from fxprune.rules.edit import Edit
+from fxprune.rules.numbering import recall
 from fxprune.rules.registry import Rewrite
 from fxprune.surgery.kept_weights import Twins, keep_weights
 from fxprune.targets import rule_for
@@ -111,6 +112,7 @@ def _rewrite(twins: Twins, coupling: Coupling, kept: Kept) -> None:
     for old, new in twins.items():
         if old.op != "call_function":
             continue
+        recall(old, new, coupling, kept, twins)
         rule = rule_for(old.target)
         if rule is not None and rule.rewrite is not None:
             _rewritten(rule.rewrite, Edit(new, coupling, kept, old))

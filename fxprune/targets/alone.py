@@ -62,7 +62,8 @@ class Alone:
             return None
         guards = self._coupling.guards
         dims = (guards.fresh(len(g)) if g.shape[1] else true(len(g)) for g in value.dims)
-        return TensorGuard(tuple(dims), value.zero)
+        numbers = guards.fresh(len(value.numbers)) if value.numbers is not None else None
+        return TensorGuard(tuple(dims), value.zero, numbers)
 
     def _operands(self) -> Iterator[tuple[Tensor, TensorGuard]]:
         for operand in self.node.all_input_nodes:

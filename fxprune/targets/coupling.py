@@ -23,6 +23,7 @@ from fxprune.rules import (
     operands_of,
     shape_of,
     tensor_meta,
+    with_numbers,
 )
 from fxprune.rules.pointwise import POINTWISE
 from fxprune.targets.balancing import settle_balances, units, unmatched
@@ -78,10 +79,14 @@ def _walked(module: fx.GraphModule, coupling: Coupling, pin_outputs: bool) -> Co
             coupling.values[node] = _parameter(module, node, coupling, owned)
         elif node.op == "call_function":
             value = arithmetic.guarded(node, stated(node, coupling))
-            coupling.values[node] = _unzero(value) if node in coupling.poisoned else value
+            if node in coupling.poisoned:
+                value = _changed(value, node, coupling)
+            coupling.values[node] = value
         elif node.op == "output" and pin_outputs:
             for result in node.all_input_nodes:
-                _pin(coupling, coupling.values.get(result), "output", "the caller sees this axis")
+                value = coupling.values.get(result)
+                _pin(coupling, value, "output", "the caller sees this axis")
+                _pin_numbers(value, coupling, "output", "the caller sees numbers of this axis")
     settle_balances(coupling)
     arithmetic.settle()
     return coupling
@@ -133,7 +138,8 @@ def stated(node: fx.Node, coupling: Coupling) -> Value:
 
 def _ruled(rule: Rule, node: fx.Node, coupling: Coupling) -> Value:
     """Return what a rule states of the result, which must have the sizes that the result has."""
-    value = rule.couple(Site(node, coupling))
+    site = Site(node, coupling)
+    value = with_numbers(site, rule.couple(site))
     _check_sizes(value, node.meta["val"])
     if rule.macs is not None:
         operands = operands_of(node, coupling, value)
@@ -178,7 +184,17 @@ def _pin(coupling: Coupling, value: Value, node: str, text: str) -> bool:
     return touched
 
 
-def _unzero(value: Value) -> Value:
+def _changed(value: Value, node: fx.Node, coupling: Coupling) -> Value:
+    """Return what is known of a tensor that something writes to later."""
     if isinstance(value, tuple):
-        return tuple(_unzero(one) for one in value)
-    return value and TensorGuard(value.dims, (False,) * len(value.zero))
+        return tuple(_changed(one, node, coupling) for one in value)
+    if value is None:
+        return None
+    _pin_numbers(value, coupling, node.name, "numbers of this axis are changed in place")
+    return TensorGuard(value.dims, (False,) * len(value.zero))
+
+
+def _pin_numbers(value: Value, coupling: Coupling, node: str, text: str) -> None:
+    """Pin the axis that the values of a tensor number."""
+    if isinstance(value, TensorGuard) and value.numbers is not None:
+        coupling.guards.pin(value.numbers, Reason(node, text))

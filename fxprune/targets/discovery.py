@@ -235,8 +235,12 @@ class Discovery:
     def _approximate(self) -> Ids:
         """Return for each variable the number of the first mark that makes it inexact, or -1."""
         first = np.full(self.coupling.guards.size, -1)
+        chosen = np.zeros(len(first), dtype=bool)
+        for ranking in self.coupling.rankings:
+            chosen[self.coupling.guards.normal(ranking.guard)] |= ranking.chosen
         for k, mark in reversed(list(enumerate(self.coupling.approximate))):
-            first[self.coupling.guards.normal(mark.guard)] = k
+            ids = self.coupling.guards.normal(mark.guard)
+            first[ids[~chosen[ids]] if mark.weighed else ids] = k
         return first
 
     @cached_property

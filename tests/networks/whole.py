@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from fxprune.allocators.minimum_widths import restored
 from fxprune.capture import capture
 from fxprune.guards import Mask
 from fxprune.plan import Plan
@@ -87,6 +88,10 @@ def drop(analysis: Analysis, targets: list[Target], ratio: float, seed: int) -> 
             rows = normal(g)
             if rows.shape[1] and len(rows) and not alive[rows].all(axis=1).any():
                 alive[rows[random.integers(len(rows))]] = True
+    for ranking in analysis.coupling.rankings:
+        rows = normal(ranking.guard)
+        if rows.shape[1] and ranking.chosen:
+            restored(alive, rows, random.random(len(alive)), ranking.least)
     return alive
 
 
