@@ -87,9 +87,9 @@ def _writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], dict[fx.Node, list[int
     for node in graph.nodes:
         source, writes = alias_of(node)
         root[node] = root.get(source, source) if source is not None else node
-        if node.target is operator.getitem and source is not None and root[source] is source:
-            if source.op == "call_function":
-                root[node] = apart.setdefault((source, node.args[1]), node)
+        fresh = source is not None and root[source] is source and source.op == "call_function"
+        if node.target is operator.getitem and source is not None and fresh:
+            root[node] = apart.setdefault((source, node.args[1]), node)
         if writes and source is not None:
             for other in families.get(root[node], []):
                 found.setdefault(other, []).append(place[node])

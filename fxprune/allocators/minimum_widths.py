@@ -1,4 +1,4 @@
-"""Keep axes from becoming empty although every target keeps a unit, or too narrow to choose from."""
+"""Keep axes from becoming empty although every target keeps a unit, or too narrow to choose."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _safe(g: Ids, owners: Ids, widths: Ids) -> bool:
 
 def restored(alive: Mask, g: Ids, rank: NDArray[np.float64], least: int) -> None:
     """Keep the best rows of an axis, so that `least` of them are kept (or all that there are)."""
-    kept = alive[g].all(axis=1)
+    kept = np.asarray(alive[g].all(axis=1))
     missing = min(least, len(g)) - int(kept.sum())
     if missing > 0:
         best = np.argsort(-rank[g].min(axis=1), kind="stable")

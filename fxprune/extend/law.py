@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import VerifyError
 from fxprune.guards import Ids, Mask
 from fxprune.rules import Coupling, Kept, TensorGuard
-from fxprune.surgery import kept_indices, shrink
+from fxprune.surgery import kept_indices, shrink, zeroed_reads
 from fxprune.targets import couple
 
 RANDOM_DRAWS = 4
@@ -101,11 +101,13 @@ class Case:
 
     @cached_property
     def approximate(self) -> set[int]:
-        normal = self.coupling.guards.normal
+        normal, rankings = self.coupling.guards.normal, self.coupling.rankings
+        chosen = {k for r in rankings if r.chosen for k in normal(r.guard).ravel().tolist()}
         return {
             unit
             for mark in self.coupling.approximate
             for unit in normal(mark.guard).ravel().tolist()
+            if not (mark.weighed and unit in chosen)
         }
 
     def dims(self) -> Iterator[Ids]:
@@ -138,6 +140,8 @@ class Case:
         kept = Kept(self.coupling.guards, alive)
         if any(len(g) and not kept.mask(g).any() for g in self.dims()):
             return False
+        if any(kept.mask(r.guard).sum() < r.least for r in self.coupling.rankings):
+            return False
         small = shrink(self.module, self.coupling, alive)
         zeroed = self.zeroed(alive)
         with torch.no_grad():
@@ -146,6 +150,8 @@ class Case:
         for found, whole, guard in zip(actual, full, self.results, strict=True):
             _agree([len(g) for g in guard.dims], list(whole.shape), "the sizes of a result")
             masks = [torch.from_numpy(kept.mask(g)) for g in guard.dims]
+            if guard.numbers is not None:
+                whole = _renumbered(whole, kept.mask(guard.numbers))
             expected = _restricted(whole, masks)
             _agree(list(found.shape), list(expected.shape), "the sizes of a shrunk result")
             if not exact:
@@ -159,7 +165,8 @@ class Case:
         return True
 
     def zeroed(self, alive: Mask) -> fx.GraphModule:
-        zeroed = copy.deepcopy(self.module)
+        read, _ = zeroed_reads(self.module, self.coupling, alive)
+        zeroed = copy.deepcopy(read)
         for name, axes in kept_indices(self.module, self.coupling, alive).items():
             tensor = dict(zeroed.named_parameters(remove_duplicate=False)).get(name)
             if tensor is None:
@@ -192,6 +199,11 @@ def _restricted(tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor
     for d, mask in enumerate(masks):
         tensor = tensor.index_select(d, mask.nonzero()[:, 0])
     return tensor
+
+
+def _renumbered(numbers: torch.Tensor, kept: Mask) -> torch.Tensor:
+    """Return numbers of indices, each counted among what is kept."""
+    return (torch.from_numpy(kept).cumsum(0) - 1)[numbers]
 
 
 @dataclass

@@ -11,11 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
+from fxprune.graphs import arguments
 from fxprune.guards import Ids, true
 from fxprune.rules.edit import Edit
+from fxprune.rules.pointwise import is_pointwise, name_of
 from fxprune.rules.registry import couples, rewrites
-from fxprune.rules.site import Site, TensorGuard, shape_of
+from fxprune.rules.site import Site, TensorGuard, hint, shape_of
 
 aten = torch.ops.aten
 
@@ -31,6 +34,7 @@ def topk(site: Site) -> tuple[TensorGuard, ...]:
         site.pin(x.dims[dim], "the graph computes how many are taken")
         k = 1
     taken = x.with_(dim, true(shape_of(site.node.meta["val"][0])[dim]))
+    k += hidden(site, site.args["self"], dim)
     site.rank("self", dim, k, smallest=not site.args["largest"])
     return _placed(taken.dims, x.dims[dim])
 
@@ -53,10 +57,35 @@ def best(site: Site) -> TensorGuard:
 
 def placed(site: Site, x: TensorGuard, dim: int, smallest: bool) -> tuple[TensorGuard, ...]:
     """Return the guards of the best of an axis, and of its place."""
-    site.rank("self", dim, 1, smallest=smallest)
+    site.rank("self", dim, 1 + hidden(site, site.args["self"], dim), smallest=smallest)
     keeps = site.args.get("keepdim")
     left = x.with_(dim, true(1)) if keeps else x.without([dim])
     return _placed(left.dims, x.dims[dim])
+
+
+def hidden(site: Site, arg: Any, dim: int) -> int:
+    """Return how many indices of an axis have been overwritten: earlier winners, to be left out."""
+    count = 0
+    while isinstance(arg, fx.Node) and arg.op == "call_function":
+        if is_scatter(arg.target):
+            given = arguments(arg)
+            index = given["index"].meta["val"]
+            value = site.of(given["index"])
+            if (
+                int(given["dim"]) % max(1, index.ndim) == dim
+                and value
+                and value.numbers is not None
+            ):
+                count += hint(index.shape[dim])
+        elif not is_pointwise(arg.target):
+            break
+        arg = arg.args[0] if arg.args else None
+    return count
+
+
+def is_scatter(target: Any) -> bool:
+    """Tell whether an operator writes elements along an axis at places that indices say."""
+    return isinstance(target, torch._ops.OpOverload) and name_of(target).startswith("scatter")
 
 
 @couples(aten.one_hot.default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import fx
 
 from fxprune.guards import Ids
 from fxprune.rules.contraction import contracted, letters_of
+from fxprune.rules.indexing import ADDRESSED
 from fxprune.rules.pattern import Bound, contract
 from fxprune.rules.products import name_axes
 from fxprune.rules.registry import Shapes, couples
-from fxprune.rules.site import Site, tensor_meta
+from fxprune.rules.site import Site, TensorGuard, tensor_meta
 
 aten = torch.ops.aten
 
@@ -42,7 +44,7 @@ def grouped_mm(site: Site) -> Any:
     values = [site.tensor(name) for name in names]
     *texts, result = FORMS[len(values[0].dims), len(values[1].dims)]
     bias, offsets = site.optional("bias"), site.optional("offs")
-    counted = offsets is not None and texts == ["sk", "ekn"] and ends_of_counts(site, offsets)
+    counted = offsets is not None and texts == ["sk", "ekn"] and ends_of_counts(site, "offs")
     site.pin_all([bias, None if counted else offsets], "offsets address the groups")
     if offsets is not None and counted:  # a group that leaves has no rows
         site.role(site.unify(offsets.dims[0], values[1].dims[0]), "expert")
@@ -63,9 +65,23 @@ def grouped_mm(site: Site) -> Any:
     return bound.result(letters_of(result), site.out())
 
 
-def ends_of_counts(site: Site, offsets: TensorGuard) -> bool:
-    """Tell whether offsets are running sums of counts that are zero for what is removed."""
-    arg = site.args["offs"]
+@couples(aten.searchsorted.Tensor, aten.bucketize.Tensor)
+def searched(site: Site) -> TensorGuard:
+    """Search places among sorted values: among the ends of groups, they number the groups."""
+    bounds = "boundaries" if site.operator is aten.bucketize.Tensor else "sorted_sequence"
+    ends, values = site.tensor(bounds), site.tensor("self")
+    site.pin_all([site.optional("sorter")], ADDRESSED)
+    result = TensorGuard(values.dims, (False,) * len(values.dims))
+    within = bool(site.args["right"]) or site.args.get("side") == "right"
+    if within and len(ends.dims) == 1 and ends_of_counts(site, bounds):
+        return replace(result, numbers=ends.dims[0])
+    site.pin_all([ends] if len(ends.dims) == 1 else [ends, values], "its order is searched")
+    return result if len(ends.dims) == 1 else site.fixed()
+
+
+def ends_of_counts(site: Site, name: str) -> bool:
+    """Tell whether an operand is running sums of counts that are zero for what is removed."""
+    arg = site.args[name]
     while isinstance(arg, fx.Node) and arg.target in COPIED:
         arg = arg.args[0]
     if not isinstance(arg, fx.Node) or arg.target is not aten.cumsum.default:

@@ -1,8 +1,8 @@
 """Numbers of indices on their way: moved with the tensors that hold them, else told as of before.
 
 What only moves elements passes on which axis they number. Any other operator that has no word for
-it, such as a comparison with the number of an expert, gets the numbers that they had before anything
-was removed: a look-up is put before it when the graph shrinks.
+it, such as a comparison with the number of an expert, gets the numbers of before anything was
+removed: a look-up is put before it when the graph shrinks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from fxprune.rules.site import Coupling, Site, TensorGuard, Value
 
 aten = torch.ops.aten
 
-MOVES = frozenset(
-    """
-    _to_copy _unsafe_view alias chunk clone contiguous detach expand expand_as flatten gather index
-    index_select lift_fresh movedim narrow permute repeat reshape reshape_as select slice split
-    split_with_sizes squeeze swapaxes t to transpose unbind unflatten unsafe_chunk unsafe_split
-    unsqueeze view view_as _reshape_copy
-    """.split()
-)
+MOVED = """
+_reshape_copy _to_copy _unsafe_view alias chunk clone contiguous detach expand expand_as flatten
+gather index index_select lift_fresh movedim narrow permute repeat reshape reshape_as select slice
+split split_with_sizes squeeze swapaxes t to transpose unbind unflatten unsafe_chunk unsafe_split
+unsqueeze view view_as
+"""
+MOVES = frozenset(MOVED.split())
 JOINS = frozenset({"cat", "concat", "concatenate", "stack"})
 
 

@@ -117,7 +117,7 @@ def reduce(site: Site) -> TensorGuard | tuple[TensorGuard, ...]:
     if site.operator not in PLACED:
         return tuple(result for _ in value)
     if reads(site.node, 1) and site.operator in BEST and x.dims:
-        return placed(site, x, *gone, "min" in str(site.operator))
+        return placed(site, x, min(gone), "min" in str(site.operator))
     if reads(site.node, 1) or site.operator is aten.kthvalue.default:
         for d in gone:
             site.pin(x.dims[d], "the result holds indices into this axis")

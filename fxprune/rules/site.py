@@ -230,9 +230,7 @@ class Site:
         """Say that the operator compares what lies along an axis of an operand."""
         g = self.tensor(name).dims[dim]
         if g.shape[1]:
-            self.coupling.rankings.append(
-                Ranking(g, self.node, name, dim, least, chosen, smallest)
-            )
+            self.coupling.rankings.append(Ranking(g, self.node, name, dim, least, chosen, smallest))
 
     def unify_all(self, values: Sequence[TensorGuard], skip: Iterable[int] = ()) -> TensorGuard:
         """Unify every axis of tensors of one rank but those in `skip`, which stay the first's."""

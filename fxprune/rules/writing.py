@@ -159,14 +159,14 @@ def scatter(site: Site) -> TensorGuard:
     return TensorGuard(x.dims, tuple(zeros))
 
 
+ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
+
+
 def zeros_alone(arg: Any, writer: fx.Node) -> bool:
     """Tell whether a tensor is of zeros when a node first writes to it: nothing read it before."""
     if not isinstance(arg, fx.Node) or next(iter(arg.users)) is not writer:
         return False
-    value = arg.args[1:2] or (arg.kwargs.get("fill_value"),)
-    filled = str(arg.target).split(".")[1:2]
-    named = filled[0].removeprefix("new_").removesuffix("_like") if filled else ""
-    return named == "zeros" or (named == "full" and value[0] == 0)
+    return arg.target in ZEROS
 
 
 ROWS = [

@@ -41,8 +41,8 @@ def zeroed_reads(
         mask = _mask(coupling, node, alive, before)
         if not bool(mask.all()):
             _gate(copy, nodes[node.name], mask, inner)
-    for ranking, mask in losers:
-        _outrank(copy, nodes[ranking.node.name], ranking, mask)
+    for ranking, lost in losers:
+        _outrank(copy, nodes[ranking.node.name], ranking, lost)
     spared: set[int] = set()
     for read in [node for node in nodes.values() if node.op == "get_attr"]:
         inside = [user for user in read.users if user in inner]
@@ -125,9 +125,7 @@ def _outrank(copy: fx.GraphModule, node: fx.Node, ranking: Ranking, lost: Mask) 
     set_tensor(copy, name, mask, persistent=False)
     with copy.graph.inserting_before(node):
         read = copy.graph.get_attr(name)
-        filled = copy.graph.call_function(
-            torch.ops.aten.masked_fill.Scalar, (given, read, worst)
-        )
+        filled = copy.graph.call_function(torch.ops.aten.masked_fill.Scalar, (given, read, worst))
     read.meta |= {"val": mask}
     filled.meta = dict(given.meta)
     node.replace_input_with(given, filled)

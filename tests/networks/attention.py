@@ -228,8 +228,6 @@ class DenseExperts(Sequence):
 class RoutedExperts(Sequence):
     """Sort tokens by the expert that a router chooses, and multiply by the expert's matrix."""
 
-    stays = "first.weight 1, last.weight 0, last.bias 0, router.weight 0, up 0, down 0"
-
     def build(self) -> None:
         self.first, self.last = nn.Linear(5, 16), nn.Linear(16, 4)
         self.router = nn.Linear(16, 3, bias=False)
@@ -240,8 +238,7 @@ class RoutedExperts(Sequence):
         shape, x = x.shape, self.first(x).flatten(0, 1)
         share, chosen = torch.sigmoid(self.router(x)).topk(2)
         expert, order = chosen.flatten().sort()
-        counts = torch.nn.functional.one_hot(expert, 3).sum(0)
-        ends = counts.cumsum(0).to(torch.int32)
+        ends = self.ends(expert)
         gate, value = self.times(x[order // 2], self.up, ends).chunk(2, -1)
         out = self.times(F.silu(gate) * value, self.down, ends) * share.flatten()[order, None]
         back = torch.empty_like(order)
@@ -249,12 +246,15 @@ class RoutedExperts(Sequence):
         x = x + out[back].view(*x.shape[:1], 2, -1).sum(1)
         return self.last(x.view(*shape[:2], -1))
 
+    def ends(self, expert):
+        return F.one_hot(expert, 3).sum(0).cumsum(0).to(torch.int32)
+
     def times(self, x, weight, ends):
         return grouped_mm(x, weight.transpose(-2, -1), ends)
 
 
 class SelectedExperts(RoutedExperts):
-    """Gather the matrix of every token's expert instead."""
+    """Gather the matrix of every token's expert instead, which a search tells."""
 
     def times(self, x, weight, ends):
         expert = torch.searchsorted(ends, torch.arange(x.shape[0]), right=True)

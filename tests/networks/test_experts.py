@@ -27,5 +27,5 @@ def test_features_of_experts_leave_in_blocks_that_the_kernel_reads() -> None:
     assert not analysis.coupling.unruled | analysis.coupling.failed
     assert analysis.stays == {place for place in model.stays.split(", ") if place}
     sizes = {target.name: len(target) for target in analysis.discovery.targets}
-    assert sizes == {"first:hidden": 2, "up:hidden": 3}
+    assert sizes == {"first:hidden": 2, "up:expert": 3, "up:hidden": 3}
     obey(analysis, (torch.randn(3, 6, 5),), ratio=0.6, exact=False)

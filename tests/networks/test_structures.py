@@ -8,13 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from tests.networks import attention, blocks, merged, movements, shuffles, spectral, writes
+from tests.networks import (
+    attention,
+    blocks,
+    merged,
+    movements,
+    routing,
+    shuffles,
+    spectral,
+    writes,
+)
 from tests.networks.structures import Structure
 from tests.networks.whole import analyse, obey
 
 NETWORKS = [
     network
-    for module in (movements, blocks, attention, writes, spectral, merged, shuffles)
+    for module in (movements, blocks, attention, routing, writes, spectral, merged, shuffles)
     for _, network in inspect.getmembers(module, inspect.isclass)
     if issubclass(network, Structure) and network.__module__ == module.__name__
 ]

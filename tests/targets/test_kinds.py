@@ -128,7 +128,7 @@ KINDS = {
     MergedHeads: {"channel": 64, "head": 4, "head_dim": 16 + 16},
     Experts: {"channel": 64, "expert": 4, "hidden": 24},
     OneExpertLayer: {"channel": 64, "expert": 4},
-    ChosenMatrices: {"channel": 64, "hidden": 24},
+    ChosenMatrices: {"channel": 64, "expert": 4, "hidden": 24},
     SoftSlots: {"channel": 64, "expert": 4, "hidden": 24 + 2},  # and the slots of each
 }
 

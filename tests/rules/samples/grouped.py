@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import torch
 
-from tests.rules.operands import f, s, x
+from tests.rules.operands import f, i, s, x
 
 aten = torch.ops.aten
 ends = torch.tensor([2, 5, 7], dtype=torch.int32)
@@ -34,6 +34,9 @@ SAMPLES = [
     s(aten._grouped_mm.default, f(3, 4, 8), f(8, 12), torch.tensor([2, 5, 12], dtype=torch.int32)),
     s(aten._grouped_mm.default, f(4, 8), f(8, 12), torch.tensor([2, 5, 8], dtype=torch.int32)),
     s(aten._grouped_mm.default, f(3, 4, 8), f(3, 8, 12)),
+    s(aten.searchsorted.Tensor, ends, i(7, 4)),
+    s(aten.searchsorted.Tensor, f(3, 4), f(3, 2), right=True),
+    s(aten.bucketize.Tensor, f(2, 4), f(3)),
     s(fallback, f(7, 5), f(3, 5, 6), ends),
     s(fallback, x(7, 5), f(3, 5, 6), ends),
 ]

@@ -210,4 +210,7 @@ SAMPLES = [
     s(aten.gru_cell.default, f(2, 3), f(2, 4), *_gates(3, 3, 4)),
     s(aten.rnn_tanh_cell.default, f(2, 3), f(2, 4), *_gates(1, 3, 4)),
     s(aten.rnn_relu_cell.default, f(2, 3), f(2, 4), *_gates(1, 3, 4, bias=False)),
+    s(aten.topk.default, f(3, 5), 2, 1, False),
+    s(aten.argmin.default, f(3, 5), 1),
+    s(aten.histc.default, x(7), 4, -1, 1),
 ]
