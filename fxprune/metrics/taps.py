@@ -129,7 +129,9 @@ class Taps:
                 return
         left = self._ids(self._coupling.values.get(node))
         for operand in node.all_input_nodes:
-            if operand in self._active and self.guards(operand):
+            whole = tensor_meta(operand)  # counts and numbers of indices are no activations
+            counts = whole is not None and not (whole.is_floating_point() or whole.is_complex())
+            if operand in self._active and self.guards(operand) and not counts:
                 ids = self._ids(self._coupling.values[operand])
                 yield operand, ids[~np.isin(ids, left)]
 

@@ -69,13 +69,9 @@ def hidden(site: Site, arg: Any, dim: int) -> int:
     while isinstance(arg, fx.Node) and arg.op == "call_function":
         if is_scatter(arg.target):
             given = arguments(arg)
-            index = given["index"].meta["val"]
-            value = site.of(given["index"])
-            if (
-                int(given["dim"]) % max(1, index.ndim) == dim
-                and value
-                and value.numbers is not None
-            ):
+            index, value = given["index"].meta["val"], site.of(given["index"])
+            numbered = value is not None and value.numbers is not None
+            if numbered and int(given["dim"]) % max(1, index.ndim) == dim:
                 count += hint(index.shape[dim])
         elif not is_pointwise(arg.target):
             break

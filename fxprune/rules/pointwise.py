@@ -23,7 +23,8 @@ aten = torch.ops.aten
 
 # not tagged as pointwise by torch, and pointwise all the same
 UNTAGGED = """
-__and__ __or__ __xor__ _conj _conj_physical _to_copy absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan
+__and_ __or_ __xor_
+_conj _conj_physical _to_copy absolute alias alpha_dropout arccos arccosh arcsin arcsinh arctan
 arctan2 arctanh bernoulli bfloat16 celu clamp clip clone complex conj contiguous copy detach
 detach_copy divide double dropout elu fake_quantize_per_tensor_affine feature_alpha_dropout
 feature_dropout fill fix float float_power floor_divide greater greater_equal half hardshrink

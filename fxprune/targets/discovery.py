@@ -43,9 +43,9 @@ class Target:
     """Hold the units (variable ids, `[n]`) that share one footprint.
 
     `footprint` lists the parameter axes that each unit has a part in; `exact` says that removing a
-    unit equals zeroing its weights, and `why` names the operator where it does not. Targets of one
-    `structure` are equal in all but names and sizes: it lists, sorted, which axis of which argument
-    of which operator the units are.
+    unit equals zeroing its weights, or where the best are chosen, that it never wins; `why` names
+    the operator where it does not. Targets of one `structure` are equal in all but names and sizes:
+    it lists, sorted, which axis of which argument of which operator the units are.
     """
 
     name: str

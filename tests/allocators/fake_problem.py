@@ -32,6 +32,9 @@ class Nothing:
     def every_axis(self) -> list[Any]:
         return []
 
+    def choices(self) -> list[Any]:
+        return []
+
 
 @dataclass(frozen=True)
 class Priced(Objective):

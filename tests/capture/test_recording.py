@@ -26,6 +26,8 @@ REFUSED = {  # each with the word that says why
     "GroupedSized": "computed",
     "RoutedExperts": "computed",
     "SelectedExperts": "computed",
+    "Counted": "computed",
+    "GroupLimited": "computed",
     "AnyElements": "computed",
     "SteppedCopy": "computed",
     "SteppedFill": "computed",
