@@ -40,6 +40,7 @@ from fxprune.passes import PASSES, verified
 from fxprune.plan import Plan
 from fxprune.program import Program, Restored
 from fxprune.report import Analysis, Report
+from fxprune.report.picture import Picture
 from fxprune.signature import Signature, read, written
 from fxprune.spec import Spec
 from fxprune.spec.modules import with_names
@@ -190,7 +191,7 @@ def finished(program: Program, spec: Mapping[str, Any]) -> SlimModule:
     plan = program.get(Plan)
     if plan is not None:
         slim.plan = Plan(plan.kept, plan.targets, spec)
-        slim.report = Report.of(program)
+        slim.report = Report.of(program.with_(slim.plan))
     return slim
 
 
@@ -216,6 +217,8 @@ def save(slim: SlimModule, path: Path_) -> None:
     if slim.report is not None:
         report = replace(slim.report, notes=(*slim.report.notes, *unsaved(slim)))
         extra["fxprune.report.json"] = report.to_json()
+        if report.picture is not None:
+            extra["fxprune.picture.json"] = report.picture.to_json()
     archive.save_exported(exported, path, extra)
 
 
@@ -353,6 +356,9 @@ def _describe(slim: SlimModule, extra: Mapping[str, str]) -> None:
         slim.plan = Plan.of(extra["fxprune.plan.json"], tensors)
     if "fxprune.report.json" in extra:
         slim.report = Report.from_json(extra["fxprune.report.json"])
+        if "fxprune.picture.json" in extra:
+            picture = Picture.from_json(extra["fxprune.picture.json"])
+            slim.report = replace(slim.report, picture=picture)
     if slim.plan is not None and slim.plan.masks:
         own = dict(slim.named_parameters(remove_duplicate=False))
         masks = {name: mask for name, mask in slim.plan.masks.items() if name in own}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import ceil
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
@@ -72,13 +72,17 @@ class Choice:
     """Hold which variables are kept (`alive`, `[variables]`) and the share of the objective kept.
 
     `counts[k]` are the moves made of target `k`, where it was moves that made the choice. `note`
-    says what an allocator that does not aim at the objective did instead.
+    says what an allocator that does not aim at the objective did instead. `curves` are what was
+    measured of some targets: shares removed, and what is lost with them.
     """
 
     alive: Mask
     achieved: float
     counts: tuple[int, ...] = ()
     note: str = ""
+    curves: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +50,8 @@ class Sensitivity:
             drops: Values = np.interp(moves.share, *curves[moves.target]) + hair * moves.share
             return drops
 
-        return problem.meet(drop)
+        measured = dict(zip((moves.target for moves in listed), curves, strict=True))
+        return replace(problem.meet(drop), curves=measured)
 
     def _curve(self, problem: Problem, moves: Moves, whole: float) -> Curve:
         """Return the shares to which one target alone was pruned, and the drops at them."""

@@ -11,19 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
-import numpy as np
-import torch
-from torch import fx
 
 from fxprune.errors import FileError
 from fxprune.files import atomic_write
-from fxprune.graphs import module_of, source_line
-from fxprune.rules import TensorGuard
+from fxprune.report.flow import flow_of
 from fxprune.targets import Discovery
-from fxprune.targets.chains import operator_of
 
 Graph = nx.MultiDiGraph
-KINDS = {"placeholder": "input", "get_attr": "parameter", "output": "output"}
 SHAPES = {"target": "box", "parameter": "ellipse", "operator": "plaintext"}
 
 
@@ -35,20 +29,13 @@ def coupling_graph(discovery: Discovery) -> Any:
     which axis holds units of which target. An edge of kind `axis` leads from a target to a
     parameter: its `axis` leaves with the units, and `operator` is what reads it.
     """
-    graph = Graph()
-    names = {node: _name(node) for node in discovery.module.graph.nodes}
-    kept = {
-        node: None  # in the order of the graph
-        for node in names
-        if node.op != "get_attr" or str(node.target) in discovery.parameters
-    }
-    for node in kept:
-        graph.add_node(names[node], **_described(node))
-    owner = _owners(discovery)
-    for node in kept:
-        for operand in (one for one in node.all_input_nodes if one in kept):
-            carried = _carried(discovery, operand, owner)
-            graph.add_edge(names[operand], names[node], kind="reads", carries=carried)
+    graph, flow = Graph(), flow_of(discovery)
+    for one in flow.nodes:
+        graph.add_node(one.name, **{key: v for key, v in vars(one).items() if key != "name"})
+    for source, reader, carried in flow.reads:
+        said = ", ".join(f"{dim}: {discovery.targets[number].name}" for dim, number in carried)
+        ends = flow.nodes[source].name, flow.nodes[reader].name
+        graph.add_edge(*ends, kind="reads", carries=said)
     for target in discovery.targets:
         about = {"target_kind": target.kind, "units": len(target), "exact": target.exact}
         graph.add_node(target.name, kind="target", **about, why=target.why)
@@ -56,40 +43,6 @@ def coupling_graph(discovery: Discovery) -> Any:
             readers = ", ".join(str(graph.nodes[n].get("operator")) for n in graph.successors(name))
             graph.add_edge(target.name, name, kind="axis", axis=dim, operator=readers)
     return graph
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "get_attr" else node.name
-
-
-def _described(node: fx.Node) -> dict[str, Any]:
-    value = node.meta.get("val")
-    shape = "×".join(map(str, value.shape)) if isinstance(value, torch.Tensor) else ""
-    return {
-        "kind": KINDS.get(node.op, "operator"),
-        "operator": operator_of(node),
-        "module": module_of(node),
-        "source": source_line(node),
-        "shape": shape,
-    }
-
-
-def _owners(discovery: Discovery) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return for each variable the number of the target that it is a unit of, or −1."""
-    owner = np.full(discovery.coupling.guards.size, -1, dtype=np.int64)
-    for number, target in enumerate(discovery.targets):
-        owner[target.units] = number
-    return owner
-
-
-def _carried(discovery: Discovery, node: fx.Node, owner: Any) -> str:
-    """Say which axis of a tensor holds units of which targets."""
-    value = discovery.coupling.values.get(node)
-    said: list[str] = []
-    for dim, guard in enumerate(value.dims if isinstance(value, TensorGuard) else ()):
-        numbers = np.unique(owner[discovery.coupling.guards.normal(guard)])
-        said += [f"{dim}: {discovery.targets[k].name}" for k in numbers[numbers >= 0]]
-    return ", ".join(said)
 
 
 # ---- files ---------------------------------------------------------------------------------------

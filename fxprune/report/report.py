@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from fxprune.cost import Costs, Counts, OriginalWidths
 from fxprune.errors import FileError, PassError
+from fxprune.files import atomic_write
 from fxprune.plan import Plan, TargetPlan
 from fxprune.program import Program, Shrunk
+from fxprune.report.html_page import page_of
+from fxprune.report.picture import Picture
 from fxprune.report.report_tables import report_html, targets_text
 from fxprune.report.tuning import Tuning
 from fxprune.surgery.repair import RepairReport
@@ -86,6 +91,7 @@ class Report(Counts):
     repair: RepairReport | None = None  # of the last step
     axes: tuple[str, ...] = ()  # which axes of the inputs are free, and why others are fixed
     tunings: tuple[Tuning, ...] = ()  # by `fxprune.FineTune`, in the order of the calls
+    picture: Picture | None = field(default=None, repr=False, compare=False)  # for `to_html`
 
     @classmethod
     def of(
@@ -130,11 +136,14 @@ class Report(Counts):
             repair=program.get(RepairReport),
             tunings=tuple(tunings),
             axes=tuple(program.signature.lines()),
+            picture=Picture.of(program, timed=latency is not None),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
+        """Return the report as plain data, without what only `to_html` shows."""
+        data = asdict(replace(self, picture=None))
+        del data["picture"]
+        return data
 
     def to_json(self) -> str:
         """Return the report as JSON."""
@@ -147,6 +156,17 @@ class Report(Counts):
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             raise FileError(f"report: not one that fxprune wrote: {_first(error)}") from error
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the report as a page of HTML that needs nothing else; write it where asked.
+
+        Raises FileError where it cannot be written.
+        """
+        page = page_of(self)
+        if path is not None:
+            with atomic_write(Path(path)) as place:
+                place.write_text(page, encoding="utf-8")
+        return page
 
     def _repr_html_(self) -> str:
         return report_html(self, str(self))

@@ -136,7 +136,7 @@ def planned(
         program = program.noted(f"copied as they are: {_listed(names.beside)}")
     if unread:
         program = program.noted(f"nothing reads them, so they are copied whole: {_listed(unread)}")
-    return plan, Report.of(program)
+    return plan, Report.of(program.with_(plan))
 
 
 def _check(program: Program) -> None:
