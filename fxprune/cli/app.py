@@ -16,7 +16,7 @@ import typer
 
 import fxprune
 from fxprune._version import __version__
-from fxprune.cli import check, checkpoint, explain, forecast, onnx, options, spec
+from fxprune.cli import check, checkpoint, explain, forecast, onnx, options, report, spec
 from fxprune.cli.help import statuses, under
 from fxprune.cli.models import check_output, deliver, load
 from fxprune.cli.quick_words import WORDS, spec_of
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(spec.app)
 app.add_typer(explain.app)
+app.add_typer(report.app)
 app.add_typer(check.app)
 app.add_typer(checkpoint.app)
 app.add_typer(forecast.app)

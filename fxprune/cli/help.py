@@ -29,6 +29,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "check": ("fxprune check net.pt2 spec.toml --against budget.toml",),
     "forecast": ("fxprune forecast net.pt2 l1 l2 --sweep 0.8,0.5 --callbacks training.py",),
     "diff": ("fxprune diff slim.pt2 slim-0.8.pt2",),
+    "report": (
+        "fxprune report slim.pt2 -o report.html",
+        "fxprune report slim.pt2 -o widths.svg --figure widths",
+    ),
     "speedup": ("fxprune speedup net.pt2 -o fast.onnx",),
     "export": ("fxprune export net.pt2 -o net.onnx",),
     "run": (

@@ -229,7 +229,8 @@ def curves(program: Program) -> Iterator[Curve]:
         return
     targets = program[Selection].targets
     for target, losses in zip(targets, program[Scored].losses, strict=False):
-        at = np.unique(np.linspace(0, len(losses) - 1, 33).astype(int)) if len(losses) else []
+        count = min(33, len(losses))
+        at = np.unique(np.linspace(0, max(0, len(losses) - 1), count).astype(int))
         shares = tuple(_short((k + 1) / len(losses)) for k in at)
         yield Curve(target.name, "loss", shares, tuple(_short(losses[k]) for k in at))
     chosen = program.get(Choice)
@@ -250,5 +251,3 @@ def kernels(program: Program) -> tuple[Staircase, ...]:
 def _short(value: Any) -> float:
     """Return a number as precise as a page shows it."""
     return float(f"{float(value):.4g}")
-
-

@@ -168,6 +168,16 @@ class Report(Counts):
                 place.write_text(page, encoding="utf-8")
         return page
 
+    def plot(self, figure: str, path: str | os.PathLike[str]) -> None:
+        """Draw a figure for a paper: widths, scores, curves, repair, latency or time.
+
+        It is SVG, PNG or PDF, as the name says. Raises SpecError for another figure, and FileError
+        where there is nothing to show in it, or without matplotlib.
+        """
+        from fxprune.report.figures import draw
+
+        draw(self, figure, path)
+
     def _repr_html_(self) -> str:
         return report_html(self, str(self))
 

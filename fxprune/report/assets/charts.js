@@ -44,7 +44,7 @@
       const one = scores[Number(at("score-target").value)];
       const labels = one.kept.map((_, k) => `${one.edges[k].toPrecision(3)} – ${one.edges[k + 1].toPrecision(3)}`);
       return { type: "bar", data: { labels, datasets: [{ ...bars("removed", one.removed, "warm"), barPercentage: 1, categoryPercentage: 0.95 }, { ...bars("kept", one.kept, "after"), barPercentage: 1, categoryPercentage: 0.95 }] },
-        options: { scales: { x: axis(`score (${data.metric})`, { stacked: true, ticks: { maxTicksLimit: 8, maxRotation: 0, callback(k) { return one.edges[k].toPrecision(2); } } }), y: axis("units", { stacked: true, ticks: { precision: 0 } }) } } };
+        options: { scales: { x: axis(`score (${data.metric})`, { stacked: true, ticks: { maxTicksLimit: 8, maxRotation: 0, callback(k) { return one.edges[k].toPrecision(3); } } }), y: axis("units", { stacked: true, ticks: { precision: 0 } }) } } };
     });
     at("score-target").addEventListener("change", again);
   }

@@ -11,6 +11,8 @@
   for (const [name, label] of views) { const one = make("option", label); one.value = name; add(at("view"), one); }
 
   const SHAPES = { head: "hexagon", head_dim: "cut-rectangle", hidden: "ellipse", group: "octagon", expert: "barrel" };
+  const MANY = 250; // nodes, of which dagre would think for seconds
+  const GAP = 50; // between the lines of a folded graph
   const hues = ["#1f6f8b", "#c8553d", "#5a8f3c", "#8a5fb0", "#b7791f", "#2a9d8f", "#b5507f", "#5b6fc0"];
   const fill = (node) => (node.data("kept") < 0 ? color("fixed") : mixed(color("kept"), color("warm"), Math.min(1, 1 - node.data("kept"))));
   const style = () => [
@@ -36,19 +38,59 @@
     return elements;
   };
 
-  const cy = cytoscape({ container: at("graph"), elements: [], style: style(), minZoom: 0.03, maxZoom: 3, wheelSensitivity: 0.3 });
+  const cy = cytoscape({ container: at("graph"), elements: [], style: style(), minZoom: 0.03, maxZoom: 3 });
   Page.graph = cy;
   const fit = () => { cy.resize(); cy.fit(undefined, 24); if (cy.zoom() > 1.2) { cy.zoom(1.2); cy.center(); } };
-  // a graph of few ranks reads from left to right, one of many from top to bottom
+  // many operators, which come in order: each one rank behind the last that it reads, beside it
+  const ranked = () => {
+    const rank = new Map(), held = [];
+    const across = 40 + Math.max(...cy.nodes().map((one) => one.data("wide")));
+    cy.batch(() => cy.nodes().forEach((one) => {
+      const before = one.incomers("node").map((other) => rank.get(other.id()) ?? [-1, 0]);
+      const x = 1 + Math.max(-1, ...before.map(([at]) => at));
+      let y = before.length ? Math.min(...before.map(([, at]) => at)) : 0;
+      held[x] ??= new Set();
+      while (held[x].has(y)) y += 1;
+      held[x].add(y);
+      rank.set(one.id(), [x, y]);
+      one.position({ x: x * across, y: y * 70 });
+    }));
+  };
+  // laid out from left to right; a long graph is folded into rows, like a text into lines
   const placed = () => {
-    const wide = at("graph").clientWidth / at("graph").clientHeight;
-    const laid = (rankDir) => cy.layout({ name: "dagre", rankDir, nodeSep: 16, rankSep: 46, edgeSep: 6, animate: false, fit: false }).run();
-    laid(cy.nodes().length > 150 ? "TB" : "LR");
+    if (cy.nodes().length > MANY) ranked();
+    else cy.layout({ name: "dagre", rankDir: "LR", nodeSep: 14, rankSep: 46, edgeSep: 6, animate: false, fit: false }).run();
     const box = cy.elements().boundingBox();
-    const missed = (one) => Math.abs(Math.log(one.w / one.h / wide));
-    if (cy.nodes().length <= 150 && missed(box) > 0.7) {
-      laid("TB");
-      if (missed(cy.elements().boundingBox()) > missed(box)) laid("LR");
+    const wide = at("graph").clientWidth / at("graph").clientHeight;
+    const lines = Math.round(Math.sqrt(box.w / (box.h + GAP) / wide));
+    const columns = [...new Set(cy.nodes().map((one) => Math.round(one.position("x"))))].sort((a, b) => a - b);
+    if (lines > 1) {
+      const place = new Map();
+      let [start, row] = [columns[0], 0];
+      for (const x of columns) {
+        if (x - start > box.w / lines) [start, row] = [x, row + 1];
+        place.set(x, [x - start, row]);
+      }
+      const rows = Array.from({ length: row + 1 }, () => []);
+      cy.nodes().forEach((one) => { rows[place.get(Math.round(one.position("x")))[1]].push(one); });
+      let down = 0;
+      cy.batch(() => rows.forEach((nodes) => {
+        const tops = nodes.map((one) => one.position("y") - one.data("high") / 2);
+        const ends = nodes.map((one) => one.position("y") + one.data("high") / 2);
+        const top = Math.min(...tops);
+        for (const one of nodes) one.position({ x: place.get(Math.round(one.position("x")))[0], y: one.position("y") - top + down });
+        down += Math.max(...ends) - top + GAP;
+      }));
+    }
+    const side = Math.round(Math.sqrt(box.h * wide / box.w));
+    if (side > 1) { // a high graph: what stands in one column fills several
+      let left = 0;
+      cy.batch(() => columns.map((x) => cy.nodes().filter((one) => Math.round(one.position("x")) === x).sort((a, b) => a.position("y") - b.position("y"))).forEach((nodes) => {
+        const [count, across, down] = [Math.min(side, nodes.length), GAP + Math.max(...nodes.map((one) => one.data("wide"))), 24 + Math.max(...nodes.map((one) => one.data("high")))];
+        const rows = Math.ceil(nodes.length / count);
+        nodes.forEach((one, k) => one.position({ x: left + across * (0.5 + k % count), y: down * (Math.floor(k / count) - rows / 2) }));
+        left += across * count;
+      }));
     }
     fit();
   };

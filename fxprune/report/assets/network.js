@@ -3,6 +3,7 @@
 const Network = (() => {
   const { data, share } = Page;
   const { picture } = data;
+  const WIDE = 24; // characters of a line of a label
   const { targets = [], flow = { nodes: [], reads: [] } } = picture ?? {};
 
   // the targets that each operator is given (parameters apart) and that its result carries
@@ -30,9 +31,22 @@ const Network = (() => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     return low === high ? String(low) : `${low}–${high}`;
   };
+  // names that differ in numbers only become one, "block.0–11.mlp"; others the first and the last
   const named = (members) => {
-    const names = members.map((k) => targets[k].name.split(":")[0]);
-    return names.length > 1 ? `${names[0]}\n… ${names[names.length - 1]}` : names[0] || targets[members[0]].name;
+    const names = members.map((k) => targets[k].name.split(":")[0] || targets[k].name);
+    const parts = names.map((one) => one.split(/(\d+)/));
+    const skeleton = (one) => one.filter((_, i) => i % 2 === 0).join("#");
+    const same = parts.every((one) => skeleton(one) === skeleton(parts[0]));
+    if (!same) return `${lines(names[0])}\n… ${lines(names[names.length - 1])}`;
+    return lines(parts[0].map((part, i) => (i % 2 ? range(parts.map((one) => Number(one[i]))) : part)).join(""));
+  };
+  const lines = (name) => {
+    const found = [""];
+    for (const part of name.split(/(?<=\.)/)) {
+      if (found[found.length - 1] && (found[found.length - 1] + part).length > WIDE) found.push("");
+      found[found.length - 1] += part;
+    }
+    return found.join("\n");
   };
 
   // nodes of targets, those of one group folded into one where asked
@@ -71,6 +85,8 @@ const Network = (() => {
     return elements;
   }
 
+  const plain = (operator) => operator.replace(/^aten\./, "").replace(/\.(default|Tensor)$/, "");
+
   // nodes of operators, edges coloured by the first target whose units the tensor carries
   function ofOperators() {
     const elements = [];
@@ -80,7 +96,7 @@ const Network = (() => {
       const kept = makes.length ? Math.min(...makes.map((t) => targets[t].kept / targets[t].units)) : -1;
       elements.push({ data: {
         id: "n" + k, operator: k, kind: node.kind, members: makes, kept, exact: true,
-        label: `${node.operator || node.name}\n${node.module || node.name}`,
+        label: `${node.kind === "operator" ? plain(node.operator) : node.kind}\n${lines(node.module || node.name)}`,
         text: `${node.name} ${node.operator} ${node.module} ${makes.map((t) => targets[t].name).join(" ")}`.toLowerCase(),
       } });
     });
