@@ -10,20 +10,31 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fxprune.errors import FileError, SpecError, unknown
 from fxprune.files import atomic_write
 from fxprune.report.html_page import asked
 from fxprune.report.picture import Picture
-
-if TYPE_CHECKING:
-    from fxprune.report.report import Report
+from fxprune.surgery.repair import RepairReport
 
 FORMATS = (".svg", ".png", ".pdf")
 MISSING = "matplotlib is not installed; pip install fxprune[plot]"
 BEFORE, AFTER, WARM = "#b9c2cb", "#1f6f8b", "#c8553d"
 MOST = 12  # curves and histograms in one figure
+
+
+class Reported(Protocol):
+    """Hold what figures show of a report."""
+
+    @property
+    def picture(self) -> Picture | None: ...
+    @property
+    def repair(self) -> RepairReport | None: ...
+    @property
+    def latency(self) -> Any: ...
+    @property
+    def seconds(self) -> dict[str, float]: ...
 
 
 class Absent(Exception):
@@ -40,7 +51,7 @@ def check(path: Path, figure: str) -> None:
         raise FileError(f"{path}: {MISSING}")
 
 
-def draw(report: Report, figure: str, path: str | os.PathLike[str]) -> None:
+def draw(report: Reported, figure: str, path: str | os.PathLike[str]) -> None:
     """Draw a figure of a report: widths, scores, curves, repair, latency or time.
 
     Raises FileError where the report has nothing to show in it, or it cannot be written.
@@ -63,7 +74,7 @@ def draw(report: Report, figure: str, path: str | os.PathLike[str]) -> None:
         made.savefig(temporary, format=kind, metadata=undated, dpi=200)
 
 
-def _widths(figure: Any, report: Report, picture: Picture) -> None:
+def _widths(figure: Any, report: Reported, picture: Picture) -> None:
     listed = [(t.name, t.units, t.kept) for t in picture.targets if t.units > 1]
     if not listed:
         raise Absent("the report knows of no targets")
@@ -85,7 +96,7 @@ def _bars(figure: Any, names: list[str], before: list[float], after: list[float]
     axes.legend(fontsize=7)
 
 
-def _scores(figure: Any, report: Report, picture: Picture) -> None:
+def _scores(figure: Any, report: Reported, picture: Picture) -> None:
     if not picture.scores:
         raise Absent("nothing was scored")
     shown = picture.scores[:MOST]
@@ -111,7 +122,7 @@ def _scores(figure: Any, report: Report, picture: Picture) -> None:
     figure.supylabel("units", fontsize=8)
 
 
-def _curves(figure: Any, report: Report, picture: Picture) -> None:
+def _curves(figure: Any, report: Reported, picture: Picture) -> None:
     if not picture.curves:
         raise Absent(
             "no curve of what is lost is known: the metric obs and the allocation sensitivity "
@@ -125,7 +136,7 @@ def _curves(figure: Any, report: Report, picture: Picture) -> None:
     axes.legend(fontsize=6)
 
 
-def _repair(figure: Any, report: Report, picture: Picture) -> None:
+def _repair(figure: Any, report: Reported, picture: Picture) -> None:
     if report.repair is None or not report.repair.operators:
         raise Absent("nothing was repaired; give calibrate")
     operators = report.repair.operators
@@ -134,7 +145,7 @@ def _repair(figure: Any, report: Report, picture: Picture) -> None:
     figure.axes[0].set_xlabel("squared error, relative to the original's results")
 
 
-def _latency(figure: Any, report: Report, picture: Picture) -> None:
+def _latency(figure: Any, report: Reported, picture: Picture) -> None:
     if report.latency is None:
         raise Absent("no latency was asked for")
     one = report.latency
@@ -155,7 +166,7 @@ def _latency(figure: Any, report: Report, picture: Picture) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _time(figure: Any, report: Report, picture: Picture) -> None:
+def _time(figure: Any, report: Reported, picture: Picture) -> None:
     spent = sorted(report.seconds.items(), key=lambda one: one[1])
     if not spent:
         raise Absent("the report knows no seconds")
@@ -165,7 +176,7 @@ def _time(figure: Any, report: Report, picture: Picture) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-FIGURES: dict[str, Callable[[Any, Report, Picture], None]] = {
+FIGURES: dict[str, Callable[[Any, Reported, Picture], None]] = {
     "widths": _widths,
     "scores": _scores,
     "curves": _curves,

@@ -10,22 +10,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from fxprune.report.report import Report
+from fxprune.report.picture import Picture
 
 VENDOR = ("cytoscape.min.js", "cytoscape-dagre.min.js", "chart.umd.min.js")
 SCRIPTS = ("page.js", "network.js", "graph.js", "tables.js", "charts.js", "start.js")
 
 
-def page_of(report: Report) -> str:
-    """Return the page of a report."""
-    picture = report.picture
+def page_of(report: Mapping[str, Any], picture: Picture | None) -> str:
+    """Return the page of a report, which is given as plain data, and of its picture."""
     name = picture.model if picture is not None else "A model"
     spec = picture.spec if picture is not None else {}
     return page(
@@ -34,7 +31,7 @@ def page_of(report: Report) -> str:
             "asked": asked(spec),
             "metric": _named(spec.get("metric", "")),
             "spec": spec,
-            "report": replace(report, picture=None).to_dict(),
+            "report": report,
             "picture": picture.to_dict() if picture is not None else None,
         }
     )

@@ -162,7 +162,7 @@ class Report(Counts):
 
         Raises FileError where it cannot be written.
         """
-        page = page_of(self)
+        page = page_of(self.to_dict(), self.picture)
         if path is not None:
             with atomic_write(Path(path)) as place:
                 place.write_text(page, encoding="utf-8")
