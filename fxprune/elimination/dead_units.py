@@ -58,6 +58,8 @@ def dead_units_of(coupling: Coupling, facts: ConstantValues, units: Ids) -> Dead
     """
     alive = np.ones(coupling.guards.size, dtype=bool)
     alive[units] = False
+    for ranking in coupling.rankings:  # zeros do not tell that it is never chosen
+        alive[coupling.guards.normal(ranking.guard)] |= ranking.chosen
     found = DeadUnits(alive, consumers(coupling, facts))
     _settle(found, refuse=False)
     _settle(found, refuse=True)

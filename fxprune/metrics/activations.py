@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -116,6 +117,21 @@ def _of_units(name: str, g: Ids, sums: Scores, statistic: Statistic) -> tuple[Id
     return units, statistic(Moments(mean, square, zero))
 
 
+@contextmanager
+def refused(number: int, leaves: Sequence[Any]) -> Iterator[None]:
+    """Say which batch the model refuses; raises CalibrationError for what it raises."""
+    try:
+        yield
+    except CalibrationError:
+        raise
+    except Exception as error:  # the operators raise what they like
+        shapes = [str(tuple(one.shape)) for one in leaves if isinstance(one, torch.Tensor)]
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CalibrationError(
+            f"calibrate: batch {number}: the model refuses {', '.join(shapes)}: {line}"
+        ) from error
+
+
 class _Reader(fx.Interpreter):
     """Run the graph and add up count, Σx, Σx², Σ[x = 0] of each index at each place, in float64."""
 
@@ -129,14 +145,8 @@ class _Reader(fx.Interpreter):
         """Run one batch, given with its number."""
         number, batch = numbered
         leaves = leaves_of(self._evidence.module, self._evidence.signature, number, batch)
-        try:
+        with refused(number, leaves):
             self.run(*leaves, enable_io_processing=False)
-        except Exception as error:  # the operators raise what they like
-            shapes = [str(tuple(one.shape)) for one in leaves if isinstance(one, torch.Tensor)]
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise CalibrationError(
-                f"calibrate: batch {number}: the model refuses {', '.join(shapes)}: {line}"
-            ) from error
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and look at its result where it is tapped."""

@@ -134,3 +134,22 @@ class Codebook(Sequence):
         x = self.first(x)
         far = (x[:, :, None] - self.words).square().sum(-1)
         return self.last(x + F.embedding(far.argmin(-1), self.words))
+
+
+class Weighed(Mixture):
+    """Multiply by the matrices of chosen experts in a batch, and then by their shares."""
+
+    def mixed(self, x):
+        share, chosen = self.router(x).softmax(-1).topk(2)
+        rows = x.repeat_interleave(2, 0).unsqueeze(1)
+        hidden = F.gelu(torch.bmm(rows, self.up[chosen.flatten()]))
+        out = torch.bmm(hidden, self.down[chosen.flatten()]).squeeze(1)
+        return (out.view(-1, 2, 16) * share[..., None]).sum(1)
+
+
+class Dense(Scattered):
+    """Weigh the outputs of all experts after the last product."""
+
+    def all(self, x, share):
+        hidden = F.gelu(torch.einsum("ti,eih->eth", x, self.up) + self.bias[:, None])
+        return (torch.bmm(hidden, self.down) * share.T[..., None]).sum(0)

@@ -26,12 +26,13 @@ def scores(
     loss: Any = None,
     learned: Any = None,
     normalize: str = "none",
+    kind: str = "all",
     **options: Any,
 ) -> dict[str, NDArray[np.float64]]:
     """Return `[units]` scores a target, units in the order of their first index."""
     steps = [
         make("couple", {}),
-        make("select", {"exclude": exclude}),
+        make("select", {"kind": kind, "exclude": exclude}),
         make("score", {"metric": metric, "options": options, "normalize": normalize}),
     ]
     data = Calibration(calibrate, loss)
