@@ -76,7 +76,8 @@ class Output:
     """Hold where the outputs of experts are seen, in rows, and what tells whose each row is.
 
     That are the `ends` of runs of rows, the `numbers` of the experts, or an `axis` of the product,
-    which is `dim`; where outputs are `mixed`, nothing does. `guard` `[experts, factors]` says which units the experts are.
+    which is `dim`; where outputs are `mixed`, nothing does. `guard` `[experts, factors]` says which
+    units the experts are.
     """
 
     product: fx.Node

@@ -88,7 +88,7 @@ def test_an_expert_that_no_token_goes_to_leaves_first() -> None:
 
 
 def test_what_is_not_seen_by_itself_is_refused() -> None:
-    with pytest.raises(CalibrationError, match=r"sees none of router:expert by themselves"):
+    with pytest.raises(CalibrationError, match=r"sees none of up:expert by themselves"):
         scores(Mixture().eval(), "reap", (BATCHES[0],), calibrate=BATCHES, kind="expert")
     with pytest.raises(CalibrationError, match="reap scores experts that a router chooses"):
         scores(Weighed().eval(), "reap", (BATCHES[0],), calibrate=BATCHES)
