@@ -125,6 +125,7 @@ ASKED = r"([\d.]+) was asked"
 REASONS: list[Reason] = [  # legitimate refusals: the error, its words, and the rows that may say it
     (SpecError, r"metric: slim: no norm with a weight scales \S+; exclude it", {"metric": "slim"}),
     (SpecError, r"metric: \S+ says nothing of blocks of weights", {"target": "block"}),
+    (CalibrationError, r"metric: reap scores experts that a router chooses", {"metric": "reap"}),
     (ObjectiveError, rf"the selected targets can go down to ([\d.]+)[^,]*, and {ASKED}", {}),
     (ObjectiveError, rf"the selected targets can lose ([\d.]+) of .* and {ASKED}", {}),
 ]
