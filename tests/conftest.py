@@ -67,8 +67,11 @@ def no_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def told_clock(no_real_time: None, monkeypatch: pytest.MonkeyPatch) -> time_is.ToldClock:
-    """Let what is timed take what is told."""
+def told_clock(
+    no_real_time: None, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> time_is.ToldClock:
+    """Let what is timed take what is told, and keep told times out of the user's own cache."""
+    monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
     return time_is.told(monkeypatch)
 
 

@@ -80,7 +80,8 @@ class Run:
         """Return a scored program that can predict a latency, if one is asked and it can be."""
         if not isinstance(goal, Latency) or latency.KernelModel in scored:
             return scored
-        kernels = self._contract(goal).kernels(scored, goal, self._calls.say)
+        with self.watch.within("latency"):
+            kernels = self._contract(goal).kernels(scored, goal, self._calls.say)
         if isinstance(kernels, str):
             self._calls.say(kernels)
         return scored if isinstance(kernels, str) else scored.with_(kernels)
@@ -125,7 +126,8 @@ class Run:
         choose = cache(partial(self._chosen_by, scored, part=part))  # what is built was chosen
         kernels = scored.get(latency.KernelModel)
         if kernels is not None and goal.sparsity:
-            goal = contract.settled(goal, kernels, choose, say)
+            with self.watch.within("latency"):
+                goal = contract.settled(goal, kernels, choose, say)
         with self.watch.within("latency"):
             met = contract.meet(goal, lambda one: self._removed(choose(one)), say)
         program, self._latency = met
@@ -140,7 +142,8 @@ class Run:
     def _contract(self, objective: Latency) -> LatencyContract:
         """Return what holds a latency to what was asked, the original measured once."""
         if self._latencies is None:
-            self._latencies = LatencyContract(self._first, objective)
+            with self.watch.within("latency"):
+                self._latencies = LatencyContract(self._first, objective)
         return self._latencies
 
     def _ready(self) -> Program:

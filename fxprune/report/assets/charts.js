@@ -4,7 +4,8 @@
   const { data, at, make, add, color, whole, share, themed, whenSeen, without, rows } = Page;
   const { report, picture } = data;
   const drawn = new Map();
-  const axis = (title, more = {}) => ({ title: { display: Boolean(title), text: title, color: color("soft") }, ticks: { color: color("soft"), ...more.ticks }, grid: { color: color("line") }, ...more, ...{ border: { color: color("line") } } });
+  const axis = (title, more = {}) => ({ grid: { color: color("line") }, border: { color: color("line") }, ...more, title: { display: Boolean(title), text: title, color: color("soft") }, ticks: { color: color("soft"), ...more.ticks } });
+  const tens = { maxRotation: 0, callback: (v) => (Math.abs(Math.log10(v) % 1) < 1e-9 ? Number(v).toExponential(0) : "") };
   const draw = (id, config) => {
     drawn.get(id)?.destroy();
     const made = config();
@@ -116,11 +117,11 @@
   const repair = report?.repair, operators = repair?.operators ?? [];
   if (!operators.length) without("repair");
   else {
-    at("repair-said").textContent = `Squared error of the outputs, relative to the original's: ${repair.before.toPrecision(2)} before, ${repair.after.toPrecision(2)} after, in ${repair.seconds.toFixed(1)} s.`;
+    at("repair-said").textContent = `Squared error of the outputs, relative to the original's: ${repair.before.toExponential(1)} before, ${repair.after.toExponential(1)} after, in ${repair.seconds.toFixed(1)} s.`;
     tall("repair-chart", operators.length);
     const least = (v) => Math.max(v, 1e-12);
     chart("repair-chart", () => ({ type: "bar", data: { labels: operators.map((one) => one.tensor || one.operator), datasets: [bars("before", operators.map((one) => least(one.before)), "before"), bars("after", operators.map((one) => least(one.after)), "after")] },
-      options: { indexAxis: "y", scales: { x: { ...axis("squared error, relative to the original's results"), type: "logarithmic", position: "top" }, y: axis("", { ticks: { autoSkip: false, callback(k) { return ends(this.getLabelForValue(k)); } } }) },
+      options: { indexAxis: "y", scales: { x: { ...axis("squared error, relative to the original's results", { ticks: tens }), type: "logarithmic", position: "top" }, y: axis("", { ticks: { autoSkip: false, callback(k) { return ends(this.getLabelForValue(k)); } } }) },
         plugins: { tooltip: { callbacks: { afterBody: ([item]) => operators[item.dataIndex].why || "" } } } } }));
   }
 
