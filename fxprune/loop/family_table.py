@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from fxprune.files import atomic_write
 from fxprune.files.tables import as_html, as_notes
 from fxprune.report import LatencyReport
+from fxprune.report.html_page import page_of_family
 from fxprune.surgery import SlimModule
 
 
@@ -107,6 +111,19 @@ class Family:
     def to_json(self) -> str:
         """Return the table as JSON."""
         return json.dumps(self.to_dict(), indent=1)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the members and their Pareto front as a page that needs nothing else.
+
+        It is written where asked; raises FileError where it cannot be.
+        """
+        spec = dict(self.members[0].module.plan.spec) if self.members else {}
+        goals = ", ".join(f"{one.goal:g}" for one in self.members)
+        page = page_of_family(self.to_dict(), f"{self.objective} {goals}", spec)
+        if path is not None:
+            with atomic_write(Path(path)) as place:
+                place.write_text(page, encoding="utf-8")
+        return page
 
     @property
     def axes(self) -> tuple[str, str]:

@@ -37,6 +37,11 @@ def page_of(report: Mapping[str, Any], picture: Picture | None) -> str:
     )
 
 
+def page_of_family(family: Mapping[str, Any], goals: str, spec: Mapping[str, Any]) -> str:
+    """Return the page of a family, which is given as plain data: its members and their front."""
+    return page({"title": "A family", "asked": goals, "spec": spec, "metric": "", "family": family})
+
+
 def page(data: Mapping[str, Any]) -> str:
     """Return the page that shows `data`: `title`, and what the scripts in `assets/` read."""
     scripts = [f"vendor/{name}" for name in VENDOR] + list(SCRIPTS)

@@ -178,3 +178,14 @@ def test_it_lives(
         page.wait_for_function(f"Chart.getChart('{part}-chart') !== undefined")
     assert not said
     page.close()
+
+
+def test_a_family_has_a_page(browser: Any, tmp_path: Path) -> None:
+    spec = {"objective": {"ratio": 0.5}}
+    family = fxprune.prune_family(net(), spec, X, sweep=[0.25, 0.5])
+    family.to_html(tmp_path / "page.html")
+    page, said = opened(browser, tmp_path / "page.html", 1400, "light")
+    assert page.locator("#front-table tbody tr").count() == 3
+    page.wait_for_function("Chart.getChart('front-chart') !== undefined")
+    assert page.locator("main > section:visible").count() == 2  # the front, and the specification
+    assert not said

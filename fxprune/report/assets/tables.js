@@ -40,5 +40,5 @@
   const origin = { model: picture?.model, ...picture?.versions, ...(report?.latency ? { device: `${report.latency.device}, ${report.latency.threads} threads, batch ${report.latency.batch}` } : {}) };
   rows(at("versions"), ["", ""], Object.entries(origin).map(([name, value]) => [name, value ?? ""]));
   add(at("axes"), ...(report?.axes ?? []).map((line) => make("li", line)));
-  if (!report) without("origin");
+  if (!report) at("versions").parentElement.hidden = true;
 })();
