@@ -94,7 +94,12 @@ class Option:
 
 def options(cls: type[Any]) -> tuple[Option, ...]:
     """Return the options of a pass, read off its dataclass fields."""
-    return tuple(Option(f.name, str(f.type), _default(f)) for f in fields(cls))
+    return tuple(Option(f.name, _said(f.type), _default(f)) for f in fields(cls))
+
+
+def _said(kind: Any) -> str:
+    """Return a type as its author wrote it, whether it is a text or a class by now."""
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _default(field: Field[Any]) -> str:

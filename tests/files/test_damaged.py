@@ -19,7 +19,7 @@ from torch import nn
 import fxprune
 from fxprune.cli.callback_files import read_batches
 from fxprune.cli.examples import read_examples
-from fxprune.errors import FileError, FxpruneError
+from fxprune.errors import FileError, FxpruneError, SpecErrors
 from fxprune.files import archive
 from fxprune.latency.kernels import Store
 from fxprune.loop.checkpoint import Checkpoint, Saved
@@ -164,7 +164,7 @@ def refusal(kind: Kind, path: Path) -> str:
     try:
         kind.used(path)
     except FxpruneError as error:
-        return str(error)
+        return " ".join(error.lines) if isinstance(error, SpecErrors) else str(error)
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -190,7 +190,7 @@ def test_a_device_that_runs_files() -> None:
 def test_kernels_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What foretells latencies is made for the smallest member and serves them all."""
     asked: list[float] = []
-    model = object.__new__(KernelModel)  # which nothing looks into here
+    model = KernelModel(cast(Any, None), [], [], [])  # which nothing looks into here
     told = lambda _, program, goal, say: asked.append(goal.goal) or model  # noqa: E731
     monkeypatch.setattr(LatencyContract, "kernels", told)
     monkeypatch.setattr(LatencyContract, "settled", lambda _, goal, *__: goal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
 from typing import Any
 
 import pytest
@@ -100,3 +101,9 @@ def test_every_pass_is_described_with_its_options() -> None:
     )
     assert "metric: str | Callable[..., Any] = 'l2'" in described["score"][0]
     assert all(line.endswith(".") for _, line in described.values())
+
+
+def test_an_option_is_said_as_its_author_wrote_it() -> None:
+    """A plug-in need not postpone its annotations: its types are classes then."""
+    made = make_dataclass("Made", [("least", int, 1), ("names", list[int])][::-1])
+    assert [str(one) for one in pipeline.options(made)] == ["names: list[int]", "least: int = 1"]
