@@ -19,12 +19,14 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.admission import admit, placed
 from fxprune.capture.cached_shapes import forgotten, kept_shapes
 from fxprune.capture.call_sites import Refused
+from fxprune.capture.empty_tensors import joined_without
 from fxprune.capture.exporting import FIXED, exported_freely, settled, widened
 from fxprune.capture.fake_kernels import register
 from fxprune.capture.fixed_batches import following_batch
 from fxprune.capture.lifted_tensors import effect, unlifted
 from fxprune.capture.modes import Modes, evaluated
 from fxprune.capture.own_backward import attach_calls, marked, unkept
+from fxprune.capture.results import Outputs, checked, counting
 from fxprune.capture.training_only import attach, watched
 from fxprune.capture.untouched import Held, said, untouched
 from fxprune.capture.wanted_axes import Dynamic, Wanted
@@ -46,17 +48,25 @@ Record = Callable[[torch.nn.Module, Call, "Axes", Spaces, Callable[[], Any]], Re
 
 
 def capture(
-    model: torch.nn.Module | ExportedProgram, inputs: Any = None, dynamic: Dynamic = "auto"
+    model: torch.nn.Module | ExportedProgram,
+    inputs: Any = None,
+    dynamic: Dynamic = "auto",
+    outputs: Outputs = None,
 ) -> Program:
     """Capture `model` on example `inputs`, with every axis free that the model lets vary.
 
     `inputs` is a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair of
     both; an `ExportedProgram` brings its own. `dynamic` says which axes may be free: "auto" all,
-    "batch" the leading ones, or what `torch.export.export` takes as `dynamic_shapes`. Raises
-    InputError where the model itself refuses the inputs, or an axis that is asked for cannot be
-    free, and CaptureError where only the export refuses the model.
+    "batch" the leading ones, or what `torch.export.export` takes as `dynamic_shapes`. `outputs`
+    are the parts of the result that count, by name or place: the others are left out, and so is
+    what no graph returns, such as a cache. Raises InputError where the model itself refuses the
+    inputs, has no such output, or an axis that is asked for cannot be free, and CaptureError where
+    only the export refuses the model.
     """
+    outputs = checked(outputs)
     if isinstance(model, ExportedProgram):
+        if outputs is not None:
+            raise InputError("outputs: an ExportedProgram has those it was exported with")
         return _from_exported(model, inputs)
     if not isinstance(model, torch.nn.Module):
         raise InputError(
@@ -73,7 +83,11 @@ def capture(
         wanted = Wanted.of(dynamic, inner, args, kwargs)
         if isinstance(known, Signature) and known.axes:
             wanted = wanted.within(known)
-        program = _captured(inner, args, kwargs, wanted)
+        with counting(inner, outputs) as results:
+            program = _captured(inner, args, kwargs, wanted)
+    counted = getattr(known, "outputs", None) if outputs is None else outputs
+    program = replace(program, signature=replace(program.signature, outputs=counted))
+    program = program.noted(*results.notes())
     wanted.granted(program.signature)
     if isinstance(known, Signature) and known.axes:
         program = replace(program, signature=program.signature.within(known))
@@ -207,6 +221,7 @@ def _tape(model: torch.nn.Module, call: Call, wanted: Wanted, held: Held) -> Pro
     except Exception as error:  # Refused, or the model's own, which the exporter explains
         wanted.learned.append(getattr(error, "axes", None))
         return None
+    joined_without(module.graph)
     module.graph.eliminate_dead_code(is_impure_node=effect)
     asked = module.meta.pop("asked")
     signature = Signature(*call, names, conditions, fixed, named)

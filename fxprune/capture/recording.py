@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from fxprune.capture.call_sites import CallSites, Refused, ordinary
+from fxprune.capture.empty_tensors import empty_call
 from fxprune.capture.free_axes import Axes, Restart
 from fxprune.capture.own_backward import within
 from fxprune.capture.size_builtins import following
@@ -113,6 +114,7 @@ class Tape:
         self._factories: dict[Any, fx.Node] = {}  # by where their results are stored
         self._alive: list[torch.Tensor] = []  # keeps the tensors whose id() is a key
         self._leaves: set[int] = set()
+        self._empty: set[int] = set()  # tensors without a number, made of none
         self.tensors: dict[str, torch.Tensor] = {}
         self.asked: set[str] = set()  # tensors of which the forward asks what numbers they hold
         self._given = tensors_of(model)
@@ -239,6 +241,10 @@ class Tape:
         if name in NUMBERS:
             with _disable_current_modes():
                 return op(self._known(self._argument(args[0])))
+        if (empty := empty_call(op, args)) is not None:
+            op, args, kwargs = empty
+        elif op is aten.detach_.default and id(args[0]) in self._empty:
+            return args[0]
         regions = torch._C._is_any_autocast_enabled() or not torch.is_grad_enabled()
         if regions and not within():
             raise Refused("a region of its own mode")
@@ -252,6 +258,7 @@ class Tape:
             "call_function", op, node_args, node_kwargs, op.overloadpacket.__name__
         )
         self._made(node, out)
+        self._empty |= {id(out)} if empty is not None else set()
         if isinstance(out, FakeTensor) and not any(
             isinstance(one.meta.get("val"), torch.Tensor) for one in node.all_input_nodes
         ):

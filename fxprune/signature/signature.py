@@ -51,6 +51,7 @@ class Signature:
     labels: tuple[str, ...] = ()  # what each leaf is called; none: by its place
     unchecked: tuple[tuple[int, int], ...] = ()  # leaf and axis: not free, and not refused either
     training: bool = False
+    outputs: tuple[str | int, ...] | None = None  # parts of the result that count; None: all
 
     @cached_property
     def leaves(self) -> list[Any]:
