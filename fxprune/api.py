@@ -18,7 +18,7 @@ from torch.export import ExportedProgram, export
 
 from fxprune import onnx, pipeline
 from fxprune._version import __version__
-from fxprune.capture import Dynamic, capture, marks_of, placed, put, unwrapped
+from fxprune.capture import Dynamic, Outputs, capture, marks_of, placed, put, unwrapped
 from fxprune.contexts import evaluating, quiet, unsolved
 from fxprune.errors import (
     ExportError,
@@ -66,6 +66,7 @@ def prune(
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
     dynamic: Dynamic = "auto",
+    outputs: Outputs = None,
     result: Literal["module"],
 ) -> M: ...
 
@@ -84,6 +85,7 @@ def prune(
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
     dynamic: Dynamic = "auto",
+    outputs: Outputs = None,
     result: Literal["graph"] = "graph",
 ) -> SlimModule: ...
 
@@ -101,6 +103,7 @@ def prune(
     checkpoint: Path_ | None = None,
     progress: Wanted = None,
     dynamic: Dynamic = "auto",
+    outputs: Outputs = None,
     result: Literal["graph", "module"] = "graph",
 ) -> Any:
     """Return a smaller module to use like `model`, which is left as it is.
@@ -126,6 +129,10 @@ def prune(
     refused. `dynamic="batch"` leaves only leading axes free, and what `torch.export.export` takes
     as `dynamic_shapes` those that it names.
 
+    `outputs` names the parts of the result that count, by name or place, as in `["logits"]` or
+    `[0]`: the others pin nothing, and are not in the result. What no graph returns, such as a
+    cache, is left out by itself, with a note.
+
     With `result="module"` a copy of the model is narrowed and returned, with its own class, methods
     and attributes; targets whose widths the class cannot say are left out, and the report says why.
 
@@ -134,7 +141,7 @@ def prune(
     and the next step.
     """
     calls = Callbacks.of(
-        calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress, dynamic
+        calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress, dynamic, outputs
     )
     if result == "graph":
         return prune_in_steps(model, Spec.of(with_names(spec, model)), inputs, calls)
@@ -153,15 +160,16 @@ def run(
     calibrate: Iterable[Any] | None = None,
     verify: bool = True,
     dynamic: Dynamic = "auto",
+    outputs: Outputs = None,
 ) -> SlimModule:
     """Run the named passes on a model, as in `"couple,score,allocate{ratio=0.5},shrink,restore"`.
 
     `calibrate` iterates over batches, for the passes that need data, such as `repair`.
     What the passes leave undone of a module that can be used and saved is done after them; what
-    they shrank is verified, unless `verify` is False. `dynamic` is that of `prune`.
+    they shrank is verified, unless `verify` is False. `dynamic` and `outputs` are those of `prune`.
     """
     steps = parse_passes(passes)
-    program = capture(model, inputs, dynamic).with_(Calibration(calibrate))
+    program = capture(model, inputs, dynamic, outputs).with_(Calibration(calibrate))
     program = pipeline.run(program, verified(steps) if verify else steps)
     if Restored not in program:
         program = pipeline.run(program, [PASSES["restore"]()])
@@ -195,12 +203,15 @@ def finished(program: Program, spec: Mapping[str, Any]) -> SlimModule:
     return slim
 
 
-def analyze(model: Model, inputs: Any = None, *, dynamic: Dynamic = "auto") -> Analysis:
+def analyze(
+    model: Model, inputs: Any = None, *, dynamic: Dynamic = "auto", outputs: Outputs = None
+) -> Analysis:
     """Return the targets of a model, what is pinned and why, and the coverage.
 
-    It says as well which axes of the inputs are free; `dynamic` is that of `prune`.
+    It says as well which axes of the inputs are free; `dynamic` and `outputs` are those of `prune`.
     """
-    return Analysis.of(pipeline.run(capture(model, inputs, dynamic), [PASSES["couple"]()]))
+    program = capture(model, inputs, dynamic, outputs)
+    return Analysis.of(pipeline.run(program, [PASSES["couple"]()]))
 
 
 def save(slim: SlimModule, path: Path_) -> None:

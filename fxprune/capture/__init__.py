@@ -7,13 +7,17 @@ One call gives a finished program.
 from fxprune.capture.admission import placed
 from fxprune.capture.capturing import capture, refusal
 from fxprune.capture.modes import Modes, marks_of, put, put_training
+from fxprune.capture.results import Outputs, checked, counting
 from fxprune.capture.wanted_axes import Dynamic
 from fxprune.capture.wrappers import unwrapped
 
 __all__ = [
     "Dynamic",
     "Modes",
+    "Outputs",
     "capture",
+    "checked",
+    "counting",
     "marks_of",
     "placed",
     "put",

@@ -12,7 +12,9 @@ LIFTED = (aten.lift_fresh_copy.default, aten.lift_fresh.default)
 JOINED = (aten.cat.default, aten.concat.default, aten.concatenate.default)
 
 
-def empty_call(op: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+def empty_call(
+    op: Any, args: tuple[Any, ...]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
     """Return the operator that makes what a forward made of no numbers, if it made just that.
 
     `torch.tensor([])` is no constant made of data: there is none.

@@ -120,42 +120,44 @@ def chosen(result: Any, outputs: Outputs) -> Any:
 
 
 def counted(result: Any, left: dict[str, str], path: str = "") -> Any:
-    """Return a result without what no graph returns; of what that was is noted in `left`."""
-    if isinstance(result, PLAIN) or not _opaque(result) and not parts_of(result):
-        return result
+    """Return a result without what no graph returns; of what that was is noted in `left`.
+
+    What would be nothing then comes back as it is: whoever captures says what is wrong with it.
+    """
+    kept = dict[str | int, Any]()
     parts = parts_of(result)
-    if not parts:
-        return result  # the whole of it: whoever captures says what is wrong with it
-    kept: dict[str | int, Any] = {}
     for name, value in parts.items():
         at = f"{path}.{name}" if path else str(name)
-        if _opaque(value) and not parts_of(value):
+        inner = parts_of(value)
+        if not inner and _opaque(value):
             left[at] = type(value).__name__
-            continue
-        part = counted(value, left, at)
-        if parts_of(part) or not parts_of(value):
-            kept[name] = part
+        else:
+            part = counted(value, left, at) if inner else value
+            if not inner or _counts(part):
+                kept[name] = part
     if not kept:
         return result
     same = len(kept) == len(parts) and all(kept[name] is parts[name] for name in parts)
     return result if same and not _opaque(result) else _with(result, kept)
 
 
+def _counts(value: Any) -> bool:
+    """Tell whether a graph can return any of it."""
+    parts = parts_of(value)
+    return any(map(_counts, parts.values())) if parts else not _opaque(value)
+
+
 def _opaque(value: Any) -> bool:
     """Tell what is neither a tensor or plain value nor a container that torch takes apart."""
-    return not isinstance(value, (*PLAIN, tuple, list, dict)) and bool(
-        pytree.tree_is_leaf(value)
-    )
+    return not isinstance(value, (*PLAIN, tuple, list, dict)) and bool(pytree.tree_is_leaf(value))
 
 
 def _with(result: Any, kept: Mapping[str | int, Any]) -> Any:
     """Return a container like `result` with some of its parts, or a dict where it needs all."""
     if isinstance(result, (tuple, list)) and not hasattr(result, "_fields"):
         return tuple(kept.values()) if isinstance(result, tuple) else list(kept.values())
-    if isinstance(result, Mapping) and is_dataclass(result):
-        return type(result)(**kept)
-    if type(result) is OrderedDict:
-        return OrderedDict(kept)
-    if hasattr(result, "_fields") and len(kept) == len(result):
-        return type(result)(**kept)
-    return dict(kept)
+    kind: Any = type(result)
+    whole = hasattr(result, "_fields") and len(kept) == len(result)
+    if whole or (isinstance(result, Mapping) and is_dataclass(result)):
+        return kind(**{str(name): part for name, part in kept.items()})
+    return OrderedDict(kept) if kind is OrderedDict else dict(kept)

@@ -94,6 +94,7 @@ def prune(
     input_shape: options.InputShape = None,
     example: options.Example = None,
     dynamic: options.Dynamic = "auto",
+    outputs: options.Outputs = None,
     functions: options.Functions = None,
     calibrate: options.Calibrate = None,
     batch: options.Batch = 32,
@@ -121,12 +122,15 @@ def prune(
     read = partial(load, model, trust, input_shape, example)
     if sweep is not None and dynamic != "auto":
         raise InputError("--dynamic: a sweep takes all axes that can be free; give one of the two")
+    if sweep is not None and outputs is not None:
+        raise InputError("--outputs: a sweep takes all of them; give one of the two")
     if sweep is not None:
         _judge(family.sweep(wanted, sweep, output, plot, read, given, json).latencies)
         return
     loaded, inputs = read()
     axes = options.dynamic_axes(dynamic)
-    slim = fxprune.prune(loaded, wanted, inputs, checkpoint=checkpoint, dynamic=axes, **given)
+    given |= {"dynamic": axes, "outputs": options.counted(outputs)}
+    slim = fxprune.prune(loaded, wanted, inputs, checkpoint=checkpoint, **given)
     deliver(slim, output, json)
     _judge([slim.report.latency])
 
@@ -185,6 +189,7 @@ def run(
     input_shape: options.InputShape = None,
     example: options.Example = None,
     dynamic: options.Dynamic = "auto",
+    outputs: options.Outputs = None,
     calibrate: options.Calibrate = None,
     batch: options.Batch = 32,
     verify: Annotated[
@@ -202,7 +207,8 @@ def run(
     given = callback_files.given(None, calibrate, batch)
     loaded, inputs = load(model, trust, input_shape, example)
     axes = options.dynamic_axes(dynamic)
-    slim = api.run(loaded, passes, inputs, verify=verify, dynamic=axes, **given)
+    given |= {"dynamic": axes, "outputs": options.counted(outputs)}
+    slim = api.run(loaded, passes, inputs, verify=verify, **given)
     deliver(slim, output, json)
 
 

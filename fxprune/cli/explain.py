@@ -36,11 +36,13 @@ def inspect(
     trust: options.Trust = False,
     input_shape: options.InputShape = None,
     example: options.Example = None,
+    outputs: options.Outputs = None,
     plugin: options.Plugin = None,
     json: options.Json = False,
 ) -> None:
     """Show the tree of a model: widths, costs, what leaves together, what is pinned and why."""
-    analysis = fxprune.analyze(*load(model, trust, input_shape, example))
+    loaded, inputs = load(model, trust, input_shape, example)
+    analysis = fxprune.analyze(loaded, inputs, outputs=options.counted(outputs))
     if json:
         print(analysis.to_json())
         return

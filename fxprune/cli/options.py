@@ -23,6 +23,10 @@ Dynamic = Annotated[
     str,
     typer.Option("--dynamic", help="Axes of the inputs that may vary: auto (all), or batch."),
 ]
+Outputs = Annotated[
+    str | None,
+    typer.Option("--outputs", help="Parts of the result that count, as in logits or 0,2."),
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="What to write: .onnx or .pt2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -136,6 +140,18 @@ Rtol = Annotated[
 SpecName = Annotated[str, typer.Argument(help="A preset, or a .toml, .yaml or .json file.")]
 Preset = Annotated[str, typer.Argument(help="The name of a preset.")]
 PlanFile = Annotated[Path, typer.Argument(help="A plan (.json), or a pruned model (.pt2).")]
+
+
+def counted(words: str | None) -> list[str | int] | None:
+    """Return the names and places after --outputs.
+
+    >>> counted("logits,0")
+    ['logits', 0]
+    """
+    if words is None:
+        return None
+    named = [word.strip() for word in words.split(",") if word.strip()]
+    return [int(n) if n.removeprefix("-").isdecimal() else n for n in named]
 
 
 def dynamic_axes(word: str) -> Literal["auto", "batch"]:

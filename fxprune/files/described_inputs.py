@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,16 +10,27 @@ import torch
 PLAIN = (bool, int, float, str, type(None))
 
 
-def described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+def described(
+    args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Sequence[str | int] | None = None
+) -> dict[str, Any] | None:
     """Return JSON data that `made` makes inputs of, or nothing where they are of unusual types.
+
+    `outputs` are the parts of the result that count, where these are not all.
 
     >>> described((torch.zeros(2, 3),), {})["args"]
     {'tuple': [{'tensor': [2, 3], 'dtype': 'float32'}]}
     """
     try:
-        return {"args": _said(args), "kwargs": _said(kwargs)}
+        said = {"args": _said(args), "kwargs": _said(kwargs)}
     except TypeError:
         return None
+    return said if outputs is None else {**said, "outputs": list(outputs)}
+
+
+def counted_of(said: Mapping[str, Any] | None) -> tuple[str | int, ...] | None:
+    """Return the parts of the result that count, as a description says."""
+    named = (said or {}).get("outputs")
+    return None if named is None else tuple(n if type(n) is int else str(n) for n in named)
 
 
 def _said(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fxprune.capture import Dynamic
+from fxprune.capture import Dynamic, Outputs, checked
 from fxprune.errors import CallbackError, FxpruneError, InputError, first_line
 from fxprune.graphs import tensors_of
 from fxprune.loop.progress import Progress, Say, Wanted
@@ -37,6 +37,7 @@ class Callbacks:
     bars: bool = False  # whether progress within a fine-tuning is shown
     watch: Progress = field(default_factory=lambda: Progress(False))
     dynamic: Dynamic = "auto"
+    outputs: Outputs = None
 
     @classmethod
     def of(
@@ -49,6 +50,7 @@ class Callbacks:
         checkpoint: str | os.PathLike[str] | None = None,
         progress: Wanted = None,
         dynamic: Dynamic = "auto",
+        outputs: Outputs = None,
     ) -> Callbacks:
         """Return the arguments of a call, checked; raises CallbackError or CalibrationError."""
         for name, given in (("evaluate", evaluate), ("fine_tune", fine_tune)):
@@ -57,8 +59,8 @@ class Callbacks:
         folder = Path(checkpoint) if checkpoint is not None else None
         watch, data = Progress(progress), Calibration(calibrate, loss)
         bars = progress is not False and not callable(progress)
-        say = watch.say
-        return cls(data, evaluate, fine_tune, optimizer, folder, say, bars, watch, dynamic)
+        say, named = watch.say, checked(outputs)
+        return cls(data, evaluate, fine_tune, optimizer, folder, say, bars, watch, dynamic, named)
 
     def axes(self, spec: Spec) -> Dynamic:
         """Return which axes may be free: masks of activations are of the example's sizes."""

@@ -97,7 +97,7 @@ class _Trial:
     @classmethod
     def of(cls, model: nn.Module, spec: Spec, inputs: Any, calls: Callbacks) -> _Trial:
         """Capture a model and select what a specification names, each selection by itself."""
-        program = capture(model, inputs, calls.dynamic)
+        program = capture(model, inputs, calls.dynamic, calls.outputs)
         selected: list[set[str]] = []
         for number in range(len(spec.target)):
             alone = spec.model_copy(update={"target": (spec.target[number],)})

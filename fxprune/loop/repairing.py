@@ -67,7 +67,9 @@ def repair(
     data = Calibration(batches)
     listed = list(data.each())
     inputs = _examples(listed[0][1]) if inputs is None else inputs
-    original = pipeline.run(capture(model, inputs), [make("couple", {})])
+    counted = getattr(getattr(slim, "signature", None), "outputs", None)
+    given = capture(model, inputs, outputs=counted)
+    original = pipeline.run(given, [make("couple", {})])
     smaller = capture(slim, inputs)
     alive = _alive(original, smaller, getattr(slim, "plan", None))
     coupling = original[Discovery].coupling

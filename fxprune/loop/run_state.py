@@ -49,7 +49,7 @@ class Run:
         self._model = model
         self.watch = calls.watch
         with self.watch.within("capture"):
-            self._program = capture(model, inputs, calls.axes(spec))
+            self._program = capture(model, inputs, calls.axes(spec), calls.outputs)
         self._first = self._program
         self._scored: Program | None = None  # where one scoring serves several goals
         self._slim: SlimModule | None = None
@@ -57,7 +57,8 @@ class Run:
         self.saved = Saved()
         self._tune = tuner(spec, calls, lambda: self.whole().module)
         if calls.checkpoint is not None:
-            belongs = json.dumps([spec.to_dict(), fingerprint(self._program.module)])
+            of = [spec.to_dict(), fingerprint(self._program.module)]
+            belongs = json.dumps([*of, calls.outputs] if calls.outputs else of)
             self._checkpoint = Checkpoint(calls.checkpoint, belongs)
         writes = calls.checkpoint is not None and distributed.first()
         memory = calls.checkpoint / "scores.jsonl" if calls.checkpoint and writes else None
@@ -295,7 +296,7 @@ class Run:
             masks.hold(slim)
         all_masks = {**self._masks, **self._gates}
         called = self._first.signature
-        inputs = described(called.args, called.kwargs)
+        inputs = described(called.args, called.kwargs, called.outputs)
         plan = Plan(kept, widths.plans(kept, all_masks), self._spec.to_dict(), all_masks, inputs)
         slim.plan = plan
         program = replace(self._program, seconds=self.watch.seconds()).with_(plan)

@@ -20,6 +20,7 @@ def written(signature: Signature) -> dict[str, Any]:
         "fixed": [asdict(one) for one in signature.fixed],
         "labels": list(signature.labels),
         "unchecked": [list(place) for place in signature.unchecked],
+        "outputs": None if signature.outputs is None else list(signature.outputs),
     }
 
 
@@ -45,6 +46,7 @@ def read(signature: Signature, said: Mapping[str, Any]) -> Signature:
     unchecked = tuple((int(leaf), int(axis)) for leaf, axis in said["unchecked"])
     if labels and len(labels) != len(ranks):
         raise ValueError(f"labels: {len(labels)} for {len(ranks)} inputs")
-    return replace(
-        signature, axes=axes, conditions=conditions, fixed=fixed, labels=labels, unchecked=unchecked
-    )
+    named = said.get("outputs")  # files of earlier versions have none
+    outputs = None if named is None else tuple(n if type(n) is int else str(n) for n in named)
+    read = replace(signature, axes=axes, conditions=conditions, fixed=fixed, labels=labels)
+    return replace(read, unchecked=unchecked, outputs=outputs)

@@ -65,7 +65,7 @@ def with_features(student: nn.Module, teacher: nn.Module) -> tuple[SlimModule, t
             "fine_tune: features: they are matched for a module that fxprune pruned, not for "
             f"{type(student).__name__}; set features=0"
         )
-    given = capture(teacher, (signature.args, signature.kwargs))
+    given = capture(teacher, (signature.args, signature.kwargs), outputs=signature.outputs)
     coupled = pipeline.run(given, [passes.make("couple", {})])
     found = tuple(_matched(student, coupled.module, coupled[Discovery]))
     whole = pipeline.run(given, [passes.make("restore", {})]).module

@@ -76,7 +76,7 @@ class _Narrowing:
 
     @classmethod
     def of(cls, model: nn.Module, plan: Plan, signature: Signature) -> _Narrowing:
-        program = capture(model, (signature.args, signature.kwargs))
+        program = capture(model, (signature.args, signature.kwargs), outputs=signature.outputs)
         module = program.module
         coupling = couple(module)
         alive = alive_of(module, coupling, plan)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.capture import capture
+from fxprune.capture import capture, counting
 from fxprune.capture.untouched import Held
 from fxprune.errors import WriteBackError, root_cause
 from fxprune.files.described_inputs import described, made
@@ -57,7 +57,8 @@ class Proof:
         held = Held(model)
         try:
             try:
-                again = capture(model, (self.signature.args, self.signature.kwargs)).module
+                call, counted = (self.signature.args, self.signature.kwargs), self.signature.outputs
+                again = capture(model, call, outputs=counted).module
             except Exception as error:  # what a wrong size raises, is the model's own affair
                 return self._raised(model, error)
             return self._compared(again.graph, model)
@@ -133,12 +134,17 @@ class Proof:
             except Exception:  # another number of examples is refused by the original as well
                 continue
             try:
-                theirs = outputs(model, args, kwargs)
+                theirs = self._theirs(model, args, kwargs)
             except Exception as error:
                 return Fault(None, f"it raises {root_cause(error, LONGEST)}")
             if fact := unlike(ours, theirs, allowed):
                 return Fault(None, fact)
         return None
+
+    def _theirs(self, model: nn.Module, args: Any, kwargs: Any) -> list[torch.Tensor]:
+        """Return what counts of what a model returns."""
+        with counting(model, self.signature.outputs):
+            return outputs(model, args, kwargs)
 
     def _examples(self, more: int) -> list[Call]:
         """Return the example inputs, those of another batch size, and `more` of other numbers."""
@@ -158,7 +164,7 @@ class Proof:
         held = Held(model)
         try:
             args, kwargs = self.signature.args, self.signature.kwargs
-            ours, theirs = outputs(slim, args, kwargs), outputs(model, args, kwargs)
+            ours, theirs = outputs(slim, args, kwargs), self._theirs(model, args, kwargs)
         finally:
             held.put_back()
         if fact := unlike(ours, theirs, tolerance(self.smaller, RTOL)):

@@ -9,7 +9,7 @@ from torch import nn
 from fxprune.capture import placed, unwrapped
 from fxprune.capture.capturing import arguments
 from fxprune.errors import InputError, WriteBackError
-from fxprune.files.described_inputs import made
+from fxprune.files.described_inputs import counted_of, made
 from fxprune.graphs import tensors_of
 from fxprune.plan import Plan
 from fxprune.signature import Signature
@@ -46,5 +46,5 @@ def apply(plan: Plan, model: M, inputs: object = None) -> M:
     else:
         raise InputError("apply: this plan does not know its example inputs; give inputs=")
     with unwrapped(model) as inner:
-        narrow(inner, plan, Signature(args, kwargs))
+        narrow(inner, plan, Signature(args, kwargs, outputs=counted_of(plan.inputs)))
     return model
