@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.export import Dim
+from torch.torch_version import TorchVersion
 
 import fxprune.onnx as fxonnx
 from fxprune.errors import ExportError, FileError
@@ -156,6 +157,9 @@ def test_outputs_that_are_inputs_weights_and_sizes(tmp_path: Path) -> None:
     assert len(summary.outputs) == len(set(summary.outputs)) == 6
 
 
+@pytest.mark.skipif(
+    TorchVersion(torch.__version__) < "2.14", reason="torch.export refuses them (docs/versions.md)"
+)
 def test_variable_arguments(tmp_path: Path) -> None:
     class Variable(nn.Module):
         def forward(self, *xs: torch.Tensor, **more: Any) -> torch.Tensor:
