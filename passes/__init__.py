@@ -61,6 +61,7 @@ def allocating(spec: Spec, objective: Objective | None = None, part: float = 1.0
             "allocation": allocation.name,
             "options": allocation.options,
             "objective": {name: wanted.goal, **wanted.options},
+            "same": allocation.same,
             "part": part,
             **bounds,
         },

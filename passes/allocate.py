@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import floor
 from operator import attrgetter
@@ -13,6 +13,7 @@ from fxprune import latency
 from fxprune.allocators import Allocator, Bounds, Choice, Evaluator
 from fxprune.allocators import make as make_allocator
 from fxprune.allocators.budget import Budget
+from fxprune.allocators.equal_widths import Listed, equal_widths
 from fxprune.allocators.search import TOLERANCE
 from fxprune.cost import Cost, Costs, OriginalWidths
 from fxprune.errors import SpecError
@@ -36,6 +37,7 @@ class Allocate:
     """Choose units by allocation until the objective is met, within the bounds of every target.
 
     The objective is a share of the original model; `part` is how much of the way a step goes.
+    With `same="structure"` all targets of one structure keep as many units.
     """
 
     allocation: str = "uniform"
@@ -50,6 +52,7 @@ class Allocate:
     min_ratio: float = 0.0
     max_ratio: float = 1.0
     round_to: int | Literal["auto"] = "auto"
+    same: Literal["structure"] | None = None
     part: float = 1.0
 
     name: ClassVar[str]
@@ -77,21 +80,24 @@ class Allocate:
             )
         if allocator.needs == "evaluate":  # a goal out of reach is refused before any question
             budget.meet(attrgetter("share"), "largest share")
-        return allocator.choose(budget)
+        choice = allocator.choose(budget)
+        return choice if self.same is None else replace(choice, counts=(), curves={})
 
     def _budget(self, program: Program, cost: Cost, name: str, objective: Objective) -> Budget:
         selection, scored, widths = program[Selection], program[Scored], program[OriginalWidths]
         evaluator = program.get(Evaluator)
         sizes = [len(widths.of(target)) for target in selection.targets]
+        every = zip(selection.terms, selection.targets, sizes, strict=True)
+        bounds = [self._bounds(*one) for one in every]
+        listed = Listed(selection.targets, scored.scores, bounds, sizes, scored.losses)
+        if self.same is not None:
+            listed = equal_widths(listed)
         return Budget(
             cost,
-            selection.targets,
-            scored.scores,
-            [
-                self._bounds(*one)
-                for one in zip(selection.terms, selection.targets, sizes, strict=True)
-            ],
-            sizes,
+            listed.targets,
+            listed.scores,
+            listed.bounds,
+            listed.sizes,
             objective,
             name,
             0.0 if name == "ratio" else objective.whole(widths.cost),
@@ -99,7 +105,7 @@ class Allocate:
             None if evaluator is None else partial(evaluator.score, program),
             program.say,
             scored.additive,
-            scored.losses,
+            listed.losses,
         )
 
     def _bounds(self, terms: Terms, target: Target, size: int) -> Bounds:

@@ -30,7 +30,9 @@ from fxprune.targets import SELECTABLE
 class AllocationSpec(Bounded, Named):
     """Name the allocation and bound what it may remove from one target.
 
-    Where none is named it is `optimal`, but `uniform` for a ratio of units and for blocks.
+    Where none is named it is `optimal`, but `uniform` for a ratio of units and for blocks. With
+    `same` = "structure" all targets of one structure that had as many units keep as many, such as
+    the heads of all layers: then a configuration can say how many.
     """
 
     name: str = "uniform"
@@ -38,6 +40,7 @@ class AllocationSpec(Bounded, Named):
     min_ratio: float = Field(default=0.0, ge=0.0, le=1.0, strict=True)
     max_ratio: float = Field(default=1.0, ge=0.0, le=1.0, strict=True)
     round_to: int | Literal["auto"] = "auto"
+    same: Literal["structure"] | None = None
 
     def made(self) -> Allocator:
         """Return the allocator; raises SpecError where its name or an option is wrong."""
