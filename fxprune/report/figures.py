@@ -82,7 +82,13 @@ def _widths(figure: Any, report: Reported, picture: Picture) -> None:
     figure.axes[0].set_xlabel("units of the target")
 
 
-def _bars(figure: Any, names: list[str], before: list[float], after: list[float]) -> None:
+def _bars(
+    figure: Any,
+    names: list[str],
+    before: list[float],
+    after: list[float],
+    kind: str = "target",
+) -> None:
     """Draw horizontal bars, those after in front of those before; the first at the top."""
     figure.set_size_inches(6.4, max(2.2, 0.9 + 0.19 * len(names)))
     axes = figure.add_subplot()
@@ -93,6 +99,7 @@ def _bars(figure: Any, names: list[str], before: list[float], after: list[float]
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.grid(axis="x", alpha=0.3)
+    axes.set_ylabel(kind)
     axes.legend(fontsize=7)
 
 
@@ -117,6 +124,8 @@ def _scores(figure: Any, report: Reported, picture: Picture) -> None:
         axes.tick_params(labelsize=6)
         if one.edges[0] > 0 and one.edges[-1] / one.edges[0] > 1e3:
             axes.set_xscale("log")
+        else:
+            axes.locator_params(axis="x", nbins=4)
     grid[0][0].legend(fontsize=6)
     figure.supxlabel("score of a unit", fontsize=8)
     figure.supylabel("units", fontsize=8)
@@ -141,7 +150,9 @@ def _repair(figure: Any, report: Reported, picture: Picture) -> None:
         raise Absent("nothing was repaired; give calibrate")
     operators = report.repair.operators
     names = [one.tensor or one.operator for one in operators]
-    _bars(figure, names, [one.before for one in operators], [one.after for one in operators])
+    _bars(
+        figure, names, [one.before for one in operators], [one.after for one in operators], "weight"
+    )
     figure.axes[0].set_xlabel("squared error, relative to the original's results")
 
 
@@ -154,13 +165,10 @@ def _latency(figure: Any, report: Reported, picture: Picture) -> None:
     axes.bar(
         ["original", "requested", "predicted", "measured"],
         times,
-        yerr=[
-            [0, 0, 0, max(0.0, one.measured - one.low)],
-            [0, 0, 0, max(0.0, one.high - times[3])],
-        ],
         color=[BEFORE, "#b7791f", "#cfe5ee", AFTER],
-        capsize=3,
     )
+    spread = [[max(0.0, one.measured - one.low)], [max(0.0, one.high - one.measured)]]
+    axes.errorbar([3], [one.measured], yerr=spread, color="black", capsize=3)
     where = f"{one.device}, {one.threads} threads, batch {one.batch}"
     axes.set(ylabel="milliseconds of one batch", xlabel=where)
     axes.grid(axis="y", alpha=0.3)
