@@ -31,8 +31,10 @@ def coupling_graph(discovery: Discovery) -> Any:
     """
     graph, flow = Graph(), flow_of(discovery)
     for one in flow.nodes:
-        graph.add_node(one.name, **{key: v for key, v in vars(one).items() if key != "name"})
-    for source, reader, carried in flow.reads:
+        about = {key: v for key, v in vars(one).items() if key not in ("name", "carries")}
+        graph.add_node(one.name, **about)
+    for source, reader in flow.reads:
+        carried = flow.nodes[source].carries
         said = ", ".join(f"{dim}: {discovery.targets[number].name}" for dim, number in carried)
         ends = flow.nodes[source].name, flow.nodes[reader].name
         graph.add_edge(*ends, kind="reads", carries=said)

@@ -5,7 +5,6 @@ A picture and a graph of networkx are made of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,10 @@ Carried = tuple[tuple[int, int], ...]  # an axis of a tensor, and a target of wh
 
 @dataclass(frozen=True)
 class Operator:
-    """Hold a node of the graph: its kind, where it comes from, and the shape of its result."""
+    """Hold a node of the graph: its kind, where it comes from, and the shape of its result.
+
+    `carries` says of which targets the result holds units, and along which axis.
+    """
 
     name: str
     kind: str
@@ -32,6 +34,7 @@ class Operator:
     module: str
     source: str
     shape: str
+    carries: Carried = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Flow:
     """Hold the nodes of a graph in order, and who reads what: places of two nodes."""
 
     nodes: tuple[Operator, ...]
-    reads: tuple[tuple[int, int, Carried], ...]
+    reads: tuple[tuple[int, int], ...]
 
 
 def flow_of(discovery: Discovery) -> Flow:
@@ -50,40 +53,60 @@ def flow_of(discovery: Discovery) -> Flow:
         if node.op != "get_attr" or str(node.target) in discovery.parameters
     ]
     place = {node: number for number, node in enumerate(kept)}
-    owner = _owners(discovery)
-    carried: dict[fx.Node, Carried] = {}
-    reads = []
-    for node in kept:
-        for operand in (one for one in node.all_input_nodes if one in place):
-            if operand not in carried:
-                carried[operand] = tuple(_carried(discovery, operand, owner))
-            reads.append((place[operand], place[node], carried[operand]))
-    return Flow(tuple(map(_described, kept)), tuple(reads))
+    carrying = _Carrying(discovery)
+    sizes: dict[Any, str] = {}  # sympy takes long to write an expression, and there are few
 
+    def described(node: fx.Node) -> Operator:
+        value = node.meta.get("val")
+        shape = value.shape if isinstance(value, torch.Tensor) else ()
+        return Operator(
+            str(node.target) if node.op == "get_attr" else node.name,
+            KINDS.get(node.op, "operator"),
+            operator_of(node),
+            module_of(node),
+            source_line(node),
+            "×".join(_size(size, sizes) for size in shape),
+            carrying.of(node),
+        )
 
-def _described(node: fx.Node) -> Operator:
-    value = node.meta.get("val")
-    return Operator(
-        str(node.target) if node.op == "get_attr" else node.name,
-        KINDS.get(node.op, "operator"),
-        operator_of(node),
-        module_of(node),
-        source_line(node),
-        "×".join(map(str, value.shape)) if isinstance(value, torch.Tensor) else "",
+    reads = (
+        (place[operand], place[node])
+        for node in kept
+        for operand in node.all_input_nodes
+        if operand in place
     )
+    return Flow(tuple(map(described, kept)), tuple(reads))
 
 
-def _owners(discovery: Discovery) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return for each variable the number of the target that it is a unit of, or −1."""
-    owner = np.full(discovery.coupling.guards.size, -1, dtype=np.int64)
-    for number, target in enumerate(discovery.targets):
-        owner[target.units] = number
-    return owner
+def _size(size: Any, known: dict[Any, str]) -> str:
+    """Return a size as text, each expression of symbols written once."""
+    if isinstance(size, int):
+        return str(size)
+    expression = size.node.expr
+    if expression not in known:
+        known[expression] = str(size)
+    return known[expression]
 
 
-def _carried(discovery: Discovery, node: fx.Node, owner: Any) -> Iterator[tuple[int, int]]:
-    """Yield which axis of a tensor holds units of which target."""
-    value = discovery.coupling.values.get(node)
-    for dim, guard in enumerate(value.dims if isinstance(value, TensorGuard) else ()):
-        numbers = np.unique(owner[discovery.coupling.guards.normal(guard)])
-        yield from ((dim, int(number)) for number in numbers if number >= 0)
+class _Carrying:
+    """Tell of which targets a tensor holds units; axes with one guard are looked at once."""
+
+    def __init__(self, discovery: Discovery) -> None:
+        self._coupling = discovery.coupling
+        self._owner = np.full(self._coupling.guards.size, -1, dtype=np.int64)
+        for number, target in enumerate(discovery.targets):
+            self._owner[target.units] = number
+        self._known: dict[int, tuple[int, ...]] = {}  # by the id of a guard, which the coupling has
+
+    def of(self, node: fx.Node) -> Carried:
+        """Return which axis of the result of a node holds units of which targets."""
+        value = self._coupling.values.get(node)
+        dims = value.dims if isinstance(value, TensorGuard) else ()
+        return tuple((dim, k) for dim, guard in enumerate(dims) for k in self._targets(guard))
+
+    def _targets(self, guard: Any) -> tuple[int, ...]:
+        if id(guard) not in self._known:
+            owners = self._owner[self._coupling.guards.normal(guard)]
+            numbers = np.flatnonzero(np.bincount(owners[owners >= 0].ravel()))
+            self._known[id(guard)] = tuple(numbers.tolist())
+        return self._known[id(guard)]

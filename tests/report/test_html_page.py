@@ -167,8 +167,11 @@ def test_it_lives(
         " const b = document.getElementById('graph').getBoundingClientRect();"
         " return [b.left + p.x, b.top + p.y]; })()"
     )
-    page.mouse.move(*place)
-    page.wait_for_selector("#tip:not([hidden])")
+    for k in range(50):  # until the graph has noticed that it was scrolled
+        page.mouse.move(place[0] + k % 3, place[1])
+        if page.is_visible("#tip"):
+            break
+        page.wait_for_timeout(100)
     assert "hidden 32 → " in page.inner_text("#tip")
 
     page.click("#theme")

@@ -11,7 +11,7 @@
   for (const [name, label] of views) { const one = make("option", label); one.value = name; add(at("view"), one); }
 
   const SHAPES = { head: "hexagon", head_dim: "cut-rectangle", hidden: "ellipse", group: "octagon", expert: "barrel" };
-  const MANY = 250; // nodes, of which dagre would think for seconds
+  const MANY = 500; // nodes and edges, of which dagre would think for seconds
   const GAP = 50; // between the lines of a folded graph
   const hues = ["#1f6f8b", "#c8553d", "#5a8f3c", "#8a5fb0", "#b7791f", "#2a9d8f", "#b5507f", "#5b6fc0"];
   const fill = (node) => (node.data("kept") < 0 ? color("fixed") : mixed(color("kept"), color("warm"), Math.min(1, 1 - node.data("kept"))));
@@ -58,7 +58,7 @@
   };
   // laid out from left to right; a long graph is folded into rows, like a text into lines
   const placed = () => {
-    if (cy.nodes().length > MANY) ranked();
+    if (cy.elements().length > MANY) ranked();
     else cy.layout({ name: "dagre", rankDir: "LR", nodeSep: 14, rankSep: 46, edgeSep: 6, animate: false, fit: false }).run();
     const box = cy.elements().boundingBox();
     const wide = at("graph").clientWidth / at("graph").clientHeight;

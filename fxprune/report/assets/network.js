@@ -9,10 +9,11 @@ const Network = (() => {
   // the targets that each operator is given (parameters apart) and that its result carries
   const given = flow.nodes.map(() => new Set()), made = flow.nodes.map(() => new Set());
   const reading = flow.nodes.map(() => false), fed = flow.nodes.map(() => false);
-  for (const [from, to, carried] of flow.reads) {
+  flow.nodes.forEach((node, k) => { if (node.kind !== "parameter") for (const [, target] of node.carries) made[k].add(target); });
+  for (const [from, to] of flow.reads) {
     if (flow.nodes[from].kind === "parameter") { reading[to] = true; continue; }
     fed[to] = true;
-    for (const [, target] of carried) { given[to].add(target); made[from].add(target); }
+    for (const [, target] of flow.nodes[from].carries) given[to].add(target);
   }
 
   // links of targets: an operator with weights reads the units of one and makes those of another
@@ -100,8 +101,9 @@ const Network = (() => {
         text: `${node.name} ${node.operator} ${node.module} ${makes.map((t) => targets[t].name).join(" ")}`.toLowerCase(),
       } });
     });
-    for (const [from, to, carried] of flow.reads) {
+    for (const [from, to] of flow.reads) {
       if (flow.nodes[from].kind === "parameter") continue;
+      const carried = flow.nodes[from].carries;
       const carries = carried.map(([dim, t]) => `axis ${dim}: ${targets[t].name}`);
       elements.push({ data: { id: `n${from}>${to}>${elements.length}`, source: "n" + from, target: "n" + to, carries, of: carried[0]?.[1] ?? -1 } });
     }
