@@ -63,7 +63,7 @@ def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _built(module: nn.Module, values: Mapping[Place, int]) -> dict[str, Shape] | None:
     """Return the shapes of a module of the same class built with some integers, if it can be."""
-    with _set(values):
+    with holding(values):
         given = constructor_arguments(module)
         if given is None:
             return None
@@ -95,7 +95,7 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _set(values: Mapping[Place, int]) -> Iterator[None]:
+def holding(values: Mapping[Place, int]) -> Iterator[None]:
     """Let places hold other integers for a while."""
     before = [(vars(p.holder), p.attribute, vars(p.holder)[p.attribute]) for p in values]
     try:

@@ -16,6 +16,7 @@ from fxprune.plan import Plan
 from fxprune.rules import Coupling, Kept, TensorGuard
 from fxprune.signature import Signature
 from fxprune.surgery.own_class.blame import refusal
+from fxprune.surgery.own_class.building import configured, rebuilt
 from fxprune.surgery.own_class.leaf_sizes import sizes
 from fxprune.surgery.own_class.membership import alive_of
 from fxprune.surgery.own_class.places import Place, places
@@ -57,6 +58,7 @@ def narrow(
         if like is not None:
             _fill(model, like, changes)
             work.proof.same(like, model)
+        work.configure(changes)
     except BaseException:
         changes.back()
         raise
@@ -162,6 +164,28 @@ class _Narrowing:
                 told = {p: known[p] for p in listed if p in known}
                 found |= sizes(module, listed, changes, told)
         return found
+
+    def configure(self, changes: Changes) -> None:
+        """Let the model's configuration say what it is, where its class, built so, is the same."""
+        sizes: dict[int, set[int]] = {}
+        for pairs in self._changed_sizes().values():
+            for old, new in pairs:
+                if old != new:
+                    sizes.setdefault(old, set()).add(new)
+        for old, new in changes.integers():
+            sizes.setdefault(old, set()).add(new)
+        found = configured(self.model, sizes)
+        if found is None or any(t.is_meta for t in tensors_of(self.model).values()):
+            return
+        try:
+            twin = rebuilt(self.model, found)
+            same = twin is not None and self.proof.fault(twin) is None
+            same = same and twin is not None and self.proof.equal(self.model, twin)
+        except Exception:  # such as a state dict that is another
+            return
+        if same:
+            for place, value in found.items():
+                changes.put(place, value)
 
     def _changed_sizes(self) -> dict[str, set[tuple[int, int]]]:
         """Return by tensor the sizes, before and after, of all axes at the operators reading it."""

@@ -159,6 +159,16 @@ class Proof:
             forms += [made(said, device, seed) for seed in range(more)]
         return forms
 
+    def equal(self, model: nn.Module, twin: nn.Module) -> bool:
+        """Tell whether two models give the same numbers on the examples."""
+        held = Held(model)
+        try:
+            args, kwargs = self.signature.args, self.signature.kwargs
+            ours, theirs = (self._theirs(one, args, kwargs) for one in (model, twin))
+        finally:
+            held.put_back()
+        return not unlike(ours, theirs, tolerance(self.smaller, RTOL))
+
     def same(self, slim: nn.Module, model: nn.Module) -> None:
         """Raise WriteBackError where the pruned module's numbers are not the narrowed model's."""
         held = Held(model)

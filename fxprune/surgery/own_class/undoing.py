@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._tensors: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._places: list[tuple[Place, int]] = []
         self._held: list[tuple[dict[str, Any], str, Any]] = []
 
     def narrow(self, tensor: torch.Tensor, smaller: torch.Tensor) -> None:
@@ -31,7 +33,13 @@ class Changes:
         """Give an integer of the model another value."""
         held = vars(place.holder)
         self._held.append((held, place.attribute, held[place.attribute]))
+        self._places.append((place, int(place.value)))
         place.put(value)
+
+    def integers(self) -> Iterator[tuple[int, int]]:
+        """Yield the integers that were changed, before and after."""
+        for place, before in self._places:
+            yield before, place.value
 
     @property
     def mark(self) -> int:
@@ -43,6 +51,7 @@ class Changes:
         while len(self._held) > (mark or 0):
             held, name, value = self._held.pop()
             held[name] = value
+            self._places.pop()
         if mark is not None:
             return
         while self._tensors:
