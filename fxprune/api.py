@@ -67,6 +67,7 @@ def prune(
     progress: Wanted = None,
     dynamic: Dynamic = "auto",
     outputs: Outputs = None,
+    part: str | None = None,
     result: Literal["module"],
 ) -> M: ...
 
@@ -104,6 +105,7 @@ def prune(
     progress: Wanted = None,
     dynamic: Dynamic = "auto",
     outputs: Outputs = None,
+    part: str | None = None,
     result: Literal["graph", "module"] = "graph",
 ) -> Any:
     """Return a smaller module to use like `model`, which is left as it is.
@@ -135,6 +137,8 @@ def prune(
 
     With `result="module"` a copy of the model is narrowed and returned, with its own class, methods
     and attributes; targets whose widths the class cannot say are left out, and the report says why.
+    `part="backbone"` prunes just that part of it, on what it is given when the model runs on
+    `inputs`: a detector whose boxes no graph can select is pruned so.
 
     Raises SpecError, InputError, CalibrationError, CallbackError, CaptureError, CheckpointError,
     ObjectiveError, VerifyError or WriteBackError, each with one line that names the place, the fact
@@ -143,6 +147,12 @@ def prune(
     calls = Callbacks.of(
         calibrate, loss, evaluate, fine_tune, optimizer, checkpoint, progress, dynamic, outputs
     )
+    if part is not None:
+        if result != "module":
+            raise SpecError('part: a part is pruned in its place; say result="module" as well')
+        from fxprune.loop.parts import prune_part  # it captures, which takes loading
+
+        return prune_part(model, part, Spec.of(with_names(spec, model)), inputs, calls)
     if result == "graph":
         return prune_in_steps(model, Spec.of(with_names(spec, model)), inputs, calls)
     if result != "module":
