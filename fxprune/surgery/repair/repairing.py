@@ -20,9 +20,11 @@ from fxprune.surgery.masking import owned
 from fxprune.surgery.repair import convolutions, products
 from fxprune.surgery.repair.activations import Memory
 from fxprune.surgery.repair.lockstep import Side
+from fxprune.surgery.repair.logits import mixed
 from fxprune.surgery.repair.refitting import Refit, Refitting
 from fxprune.surgery.repair.walk import Pair, Terms
 
+PAIRED = ("call_function", "get_attr")
 FORMS = (convolutions, products)  # loaded: they register what they read
 
 Batches = Sequence[tuple[Sequence[Any], Sequence[Any]]]
@@ -67,14 +69,14 @@ class Repaired:
 def paired(
     original: fx.GraphModule, coupling: Coupling, smaller: fx.GraphModule, alive: Mask
 ) -> dict[fx.Node, Pair]:
-    """Return for each call of a smaller graph that of the same name in the original."""
+    """Return for each call and tensor of a smaller graph that of the same name in the original."""
     kept = Kept(coupling.guards, alive)
-    twins = {node.name: node for node in original.graph.nodes if node.op == "call_function"}
+    twins = {node.name: node for node in original.graph.nodes if node.op in PAIRED}
     found: dict[fx.Node, Pair] = {}
     for node in smaller.graph.nodes:
-        source = twins.get(node.name) if node.op == "call_function" else None
+        source = twins.get(node.name) if node.op in PAIRED else None
         value = coupling.values.get(source) if source is not None else None
-        if source is None or source.target != node.target:
+        if source is None or source.target != node.target or source.op != node.op:
             continue
         if isinstance(value, tuple):  # of several results the first
             value = value[0]
@@ -103,6 +105,7 @@ def repaired(
     copies = dict(zip(smaller.graph.nodes, ours.graph.nodes, strict=True))
     met = {copies[n]: Pair(sources[pair.node], pair.kept) for n, pair in pairs.items()}
     with torch.no_grad():
+        met, refits = _mixed(whole, ours, met, batches, terms, spared)
         work = Refitting(whole, ours, met, batches, terms, spared)
         try:
             work.run()
@@ -116,8 +119,25 @@ def repaired(
     if not after < before:
         changed, after = {}, before
     seconds = time.perf_counter() - began
-    refits = tuple(work.refits)
-    return Repaired(changed, RepairReport(refits, before, after, seconds, work.memory.most))
+    return Repaired(
+        changed, RepairReport((*refits, *work.refits), before, after, seconds, work.memory.most)
+    )
+
+
+def _mixed(
+    whole: fx.GraphModule,
+    ours: fx.GraphModule,
+    pairs: dict[fx.Node, Pair],
+    batches: Batches,
+    terms: Terms,
+    spared: Mapping[str, str],
+) -> tuple[dict[fx.Node, Pair], list[Refit]]:
+    """Mix queries and keys, by one more run of the original as far as the last of them."""
+    memory = Memory(terms.memory)
+    try:
+        return mixed(whole, ours, pairs, [given for given, _ in batches], memory, spared)
+    finally:
+        memory.close()
 
 
 def _twin(module: fx.GraphModule) -> fx.GraphModule:

@@ -32,14 +32,46 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
+class Mix:
+    """Say which results stand for others: sums of them, that are kept in the places of some.
+
+    Results are numbered over the axes `dims`, in this order. In groups, `columns` `[G, d]` give
+    `matrices` `[G, d, r]` of themselves, which come to stand in `places` `[G, r]`.
+    """
+
+    dims: tuple[int, ...]
+    columns: Tensor
+    matrices: Tensor
+    places: Tensor
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Return results with the sums in their places."""
+        last = tuple(range(-len(self.dims), 0))
+        moved = value.movedim(self.dims, last)
+        flat = moved.flatten(-len(self.dims)).clone()
+        columns, places = (one.to(flat.device) for one in (self.columns, self.places))
+        mixed = torch.einsum(
+            "...gd,gdr->...gr", flat[..., columns].double(), self.matrices.to(flat.device)
+        )
+        flat[..., places] = mixed.to(flat.dtype)
+        return flat.reshape(moved.shape).movedim(last, self.dims)
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
-    """Hold a node of the original, and what is kept of each axis of its result, None for all."""
+    """Hold a node of the original, and what is kept of each axis of its result, None for all.
+
+    What `mixes` put together is kept in the places of some results.
+    """
 
     node: fx.Node
     kept: tuple[Tensor | None, ...]
+    mixes: tuple[Mix, ...] = ()
 
     def narrowed(self, value: Tensor) -> Tensor:
         """Return what is kept of a result of the original."""
+        for mix in self.mixes:
+            value = mix(value)
         for dim, index in enumerate(self.kept):
             if index is not None:
                 value = value.index_select(dim, index.to(value.device))

@@ -41,7 +41,7 @@ def entries_of(module: fx.GraphModule, arg: Any) -> Entries | str:
         return "its numbers are no real ones"
     numbers = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)
     drawn = torch.rand(whole.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = drawn.to(whole.device)
+    drawn = (2.0 * drawn - 1.0).to(whole.device)  # of both signs, which a ReLU tells apart
     try:
         index, values = _moved(chain, numbers), _moved(chain, drawn)
     except Exception:  # arithmetic of real numbers refuses whole ones, or the other way round
