@@ -62,3 +62,32 @@ class Small(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(self.up(x).relu())
+
+
+def test_what_no_shape_tells_is_told_by_the_proof() -> None:
+    """Of a width that heads share, it takes the graph to tell how many there are."""
+    model = Shared(32, 4).eval()
+    spec = {**HALF, "target": {"exclude": ["*head_dim*"]}}
+    own = fxprune.prune(model, spec, (torch.ones(2, 5, 6),), result="module")
+    assert own.width == 16
+    assert own.heads == 2
+    stock = Shared(own.width, own.heads).eval()
+    stock.load_state_dict(own.state_dict(), strict=True)
+    x = torch.randn(2, 5, 6)
+    torch.testing.assert_close(stock(x), own(x), rtol=0, atol=0)
+
+
+class Shared(torch.nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.heads, self.size = width, heads, width // heads
+        self.embed = torch.nn.Linear(6, width)
+        self.q, self.k, self.v = (torch.nn.Linear(width, width) for _ in range(3))
+        self.out, self.head = torch.nn.Linear(width, width), torch.nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        form = (*x.shape[:-1], -1, self.size)
+        q, k, v = (one(x).view(form).transpose(1, 2) for one in (self.q, self.k, self.v))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.25)
+        return self.head(x + self.out(y.transpose(1, 2).flatten(2)))

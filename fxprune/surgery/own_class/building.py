@@ -27,22 +27,23 @@ MOST = 400  # times that a model is built, without numbers
 ODD = 10.0  # how far shapes of other lengths are apart
 LIGHT = 0.3  # what integers of modules weigh, some of which nothing reads
 CLOSE = 1e-9
+NEAR = 4  # settings that are tried beside the best
 Wrong = tuple[float, float]
 Sizes = Mapping[int, set[int]]  # old integers, and what became of them
 Setting = dict[Place, int]
 
 
-def configured(model: nn.Module, changes: Sizes) -> Setting | None:
-    """Return the integers of a model's arguments that make its class build the narrowed model.
+def configured(model: nn.Module, changes: Sizes) -> list[Setting]:
+    """Return integers of a model's arguments with which its class has the narrowed shapes.
 
-    None where the class cannot be built of what the model holds, or no integers that `changes`
-    allow give the shapes of its tensors.
+    The likeliest come first: which of them computes the same is for a proof to say. None come where
+    the class cannot be built of what the model holds, or no integers that `changes` allow will do.
     """
     search = _Search(model, changes)
-    return search.found() if search.open else None
+    return search.found() if search.open else []
 
 
-def rebuilt(model: nn.Module, setting: Setting) -> nn.Module | None:
+def rebuilt(model: nn.Module, setting: Mapping[Place, int]) -> nn.Module | None:
     """Return a model of the same class built with other integers, with the same tensors."""
     first = next(iter(tensors_of(model).values()))
     twin = _built(model, setting, first.device)
@@ -88,8 +89,8 @@ class _Search:
                     for new in known.get(name, ()) if value is None else ():
                         yield Place(holder, path, name, (), False), new
 
-    def found(self) -> Setting | None:
-        """Return the setting that gives every shape, or nothing."""
+    def found(self) -> list[Setting]:
+        """Return the settings that give every shape: the best, and those a change away from it."""
         setting: Setting = {}
         wrong = self._wrong(setting)
         while self._left > 0:
@@ -97,7 +98,11 @@ class _Search:
             if best is None or sum(best[0]) >= sum(wrong) - CLOSE:
                 break
             wrong, setting = best
-        return setting if wrong[0] < CLOSE and setting else None
+        if wrong[0] > CLOSE or not setting:
+            return []
+        near = [self._with(setting, one) for one in self.open if one[0] not in setting]
+        near = sorted((one for one in near if one[0][0] < CLOSE), key=lambda one: one[0])
+        return [setting, *(one for _, one in near[:NEAR])]
 
     def _tried(self, setting: Setting, wrong: Wrong) -> Iterator[tuple[Wrong, Setting]]:
         """Yield what is wrong after one more change, or where none helps, after two."""
@@ -149,7 +154,9 @@ def _within(path: str, held: set[int], model: nn.Module) -> bool:
     return False
 
 
-def _built(model: nn.Module, setting: Setting, device: torch.device | None) -> nn.Module | None:
+def _built(
+    model: nn.Module, setting: Mapping[Place, int], device: torch.device | None
+) -> nn.Module | None:
     """Return a model built anew with some integers, or nothing where its class refuses them."""
     with holding(setting):
         given = constructor_arguments(model)

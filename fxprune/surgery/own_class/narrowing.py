@@ -174,18 +174,23 @@ class _Narrowing:
                     sizes.setdefault(old, set()).add(new)
         for old, new in changes.integers():
             sizes.setdefault(old, set()).add(new)
-        found = configured(self.model, sizes)
-        if found is None or any(t.is_meta for t in tensors_of(self.model).values()):
+        if any(tensor.is_meta for tensor in tensors_of(self.model).values()):
             return
+        for found in configured(self.model, sizes):
+            if self._builds(found):
+                for place, value in found.items():
+                    changes.put(place, value)
+                return
+
+    def _builds(self, found: Mapping[Place, int]) -> bool:
+        """Tell whether the class, built with some integers, is the narrowed model."""
         try:
             twin = rebuilt(self.model, found)
-            same = twin is not None and self.proof.fault(twin) is None
-            same = same and twin is not None and self.proof.equal(self.model, twin)
+            if twin is None or self.proof.fault(twin) is not None:
+                return False
+            return self.proof.equal(self.model, twin)
         except Exception:  # such as a state dict that is another
-            return
-        if same:
-            for place, value in found.items():
-                changes.put(place, value)
+            return False
 
     def _changed_sizes(self) -> dict[str, set[tuple[int, int]]]:
         """Return by tensor the sizes, before and after, of all axes at the operators reading it."""
