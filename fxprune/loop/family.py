@@ -207,11 +207,12 @@ def _timed(family: Family, whole: Program, clock: Latency) -> Family:
     ticks = clock_of(clock.device, clock.threads)
     first, *others = timed(names, runs, clock.threads, batch, SECONDS, clock=ticks)
     pairs = zip(family.members, others, strict=True)
+    several = "s" * (clock.threads != 1)
     return replace(
         family,
         original=_clocked(family.original, first),
         members=tuple(replace(one, row=_clocked(one.row, time)) for one, time in pairs),
-        timed_on=f"{clock.device}, {clock.threads} threads, batch {batch}",
+        timed_on=f"{clock.device}, {clock.threads} thread{several}, batch {batch}",
     )
 
 

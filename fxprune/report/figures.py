@@ -169,7 +169,7 @@ def _latency(figure: Any, report: Reported, picture: Picture) -> None:
     )
     spread = [[max(0.0, one.measured - one.low)], [max(0.0, one.high - one.measured)]]
     axes.errorbar([3], [one.measured], yerr=spread, color="black", capsize=3)
-    where = f"{one.device}, {one.threads} threads, batch {one.batch}"
+    where = f"{one.device}, {one.threads} thread{'s' * (one.threads != 1)}, batch {one.batch}"
     axes.set(ylabel="milliseconds of one batch", xlabel=where)
     axes.grid(axis="y", alpha=0.3)
 

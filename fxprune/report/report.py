@@ -64,10 +64,10 @@ class LatencyReport:
     def __str__(self) -> str:
         said = "met" if self.met else "NOT MET"
         return (
-            f"latency on {self.device}, {self.threads} threads, batch {self.batch}: requested "
-            f"{self.requested:.3g} ms, predicted {self.predicted:.3g}, measured "
-            f"{self.measured:.3g} ({self.low:.3g} to {self.high:.3g}), {self.ratio:.3f} of the "
-            f"original: {said}"
+            f"latency on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}, batch "
+            f"{self.batch}: requested {self.requested:.3g} ms, predicted {self.predicted:.3g}, "
+            f"measured {self.measured:.3g} ({self.low:.3g} to {self.high:.3g}), {self.ratio:.3f} "
+            f"of the original: {said}"
         )
 
 

@@ -22,7 +22,7 @@ class Epoch:
 
     def __str__(self) -> str:
         parts = [f"loss {self.loss:.4g}"]
-        parts += [f"apart {self.apart:.4g}"] if self.apart is not None else []
+        parts += [f"{self.apart:.4g} from the teacher"] if self.apart is not None else []
         parts += [f"features {self.features:.4g}"] if self.features is not None else []
         parts += [f"score {self.score:.4g}"] if self.score is not None else []
         return ", ".join(parts)
@@ -43,10 +43,10 @@ class Tuning:
 
     def __str__(self) -> str:
         if not self.epochs:
-            return f"{self.step}: no epochs"
+            return f"fine-tuning {self.step}: no epochs"
         early = f" of {self.planned}, stopped early" if len(self.epochs) < self.planned else ""
         many = f"{len(self.epochs)} epoch{'s' * (len(self.epochs) > 1)}"
         return (
-            f"{self.step}: {many}{early}; "
+            f"fine-tuning {self.step}: {many}{early}; "
             f"first {self.epochs[0]}; kept {self.kept}: {self.epochs[self.kept - 1]}"
         )

@@ -1,18 +1,16 @@
 """Rules written as einops-like strings: `"n (g i) *, (g o) i *, (g o)? -> n (g o) *"`.
 
 Letters are axes, `(g o)` an axis that factors into two, `...` leading axes, `*` trailing (spatial)
-axes that never shrink, `_` one axis that never shrinks, `?` an operand that may be absent. A letter
-that stands in several places is the same axis everywhere: that is the coupling. Operands marked `?`
-are added to the result; the others are multiplied, so what is zero in one of them is zero in the
-result, and a letter that the result lacks is summed over.
+axes that never shrink, `_` one axis, or factor of one, that never shrinks, `?` an operand that may
+be absent. A letter that stands in several places is the same axis everywhere: that is the coupling.
+Operands marked `?` are added to the result; the others are multiplied, so what is zero in one of
+them is zero in the result, and a letter that the result lacks is summed over.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from math import prod
 from typing import Any
 
@@ -21,52 +19,9 @@ from torch import fx
 
 from fxprune.guards import Ids, outer, true
 from fxprune.rules.edit import Edit
+from fxprune.rules.notation import WILD, Axis, Pattern, check, loosened, parse
 from fxprune.rules.registry import Macs, Rule, register
 from fxprune.rules.site import Groups, Site, TensorGuard, shape_of, unbounded
-
-Axis = tuple[str, ...]  # the letters of one axis; ("*",), ("...",) and ("_",) are wild
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Hold a parsed pattern: the axes of each operand and of the result."""
-
-    operands: tuple[tuple[Axis, ...], ...]
-    optional: tuple[bool, ...]
-    result: tuple[Axis, ...]
-
-
-@cache
-def parse(text: str) -> Pattern:
-    """Parse a pattern.
-
-    >>> parse("... i, o i, o? -> ... o").optional
-    (False, False, True)
-    """
-    left, right = text.split("->")
-    operands = [part.strip() for part in left.split(",")]
-    optional = tuple(part.endswith("?") for part in operands)
-    return Pattern(tuple(_axes(part.rstrip("?")) for part in operands), optional, _axes(right))
-
-
-@cache
-def loosened(pattern: Pattern, counted: str) -> Pattern:
-    """Return a pattern whose outputs `(g o)` are one axis `g o`, `g` being `counted`.
-
-    >>> loosened(parse("n (g i), (g o) i, (g o)? -> n (g o)"), "g").result
-    (('n',), ('g o',))
-    """
-    whole = {axis: (" ".join(axis),) for axis in pattern.result if counted in axis[:-1]}
-
-    def one(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-        return tuple(whole.get(axis, axis) for axis in axes)
-
-    return Pattern(tuple(map(one, pattern.operands)), pattern.optional, one(pattern.result))
-
-
-def _axes(text: str) -> tuple[Axis, ...]:
-    tokens = re.findall(r"\(([^)]*)\)|(\.\.\.|\S)", text)
-    return tuple(tuple(group.split()) if group else (single,) for group, single in tokens)
 
 
 @dataclass
@@ -85,6 +40,14 @@ class Bound:
         """Learn how many axes `*` stands for from an operand without `...`."""
         if ("*",) in axes and ("...",) not in axes:
             self.spatial = len(value.dims) - (len(axes) - 1)
+
+    def learn(self, axes: tuple[Axis, ...], value: TensorGuard) -> None:
+        """Learn the sizes of letters that are an axis by themselves, for `(k c)` before `c`."""
+        wild, at = self._wild(axes, len(value.dims)), 0
+        for axis in axes:
+            if len(axis) == 1 and axis[0] not in WILD and len(value.dims[at]) > 1:
+                self.sizes.setdefault(axis[0], len(value.dims[at]))
+            at += wild.get(axis[0], 1)
 
     def _wild(self, axes: tuple[Axis, ...], rank: int) -> dict[str, int]:
         """Return how many axes `...` and `*` stand for in an operand or result of this rank."""
@@ -129,6 +92,8 @@ class Bound:
             self.site.pin(g, "this axis keeps its size")
             return
         for letter, part in zip(axis, self._split(axis, g), strict=True):
+            if letter.startswith("_"):
+                self.site.pin(part, "this factor of an axis keeps its size")
             known = self.letters.get(letter)
             self.sizes[letter] = max(len(part), self.sizes.get(letter, 0))
             if known is None or len(known) == 1:
@@ -140,6 +105,11 @@ class Bound:
         if len(axis) == 1:
             return [g]
         unknown = [letter for letter in axis if letter not in self.sizes]
+        if len(unknown) > 1:
+            raise ValueError(
+                f"the sizes of {' and '.join(unknown)} in ({' '.join(axis)}) are unknown: name the "
+                f'argument that holds one, as in {unknown[0]}="groups"'
+            )
         rest = prod(self.sizes[letter] for letter in axis if letter in self.sizes)
         self.sizes |= {letter: len(g) // max(1, rest) for letter in unknown}
         sizes, fixed = [self.sizes[k] for k in axis], [k in self.fixed for k in axis]
@@ -205,6 +175,9 @@ class PatternRule:
         for name, axes in zip(self.operands, pattern.operands, strict=True):
             if (value := site.optional(name)) is not None:
                 bound.measure(axes, value)
+        for name, axes in zip(self.operands, pattern.operands, strict=True):
+            if (value := site.optional(name)) is not None:
+                bound.learn(axes, value)
         for added in (False, True):
             for name, axes, optional in zip(
                 self.operands, pattern.operands, pattern.optional, strict=True
@@ -255,12 +228,12 @@ class PatternRule:
         """Count the kept indices of one letter, in an operand whose axes are all in place."""
         for operand, axes in zip(self.operands, pattern.operands, strict=True):
             for d, axis in enumerate(axes if ("...",) not in axes else ()):
-                if letter in axis:
-                    mask = edit.mask(operand, d)
-                    size = int(edit.args[self.counts[letter]])
-                    split = mask.reshape(size, -1) if axis[0] == letter else mask[None]
+                if letter in (axis[0], axis[-1]):
+                    mask, size = edit.mask(operand, d), int(edit.args[self.counts[letter]])
+                    first = axis[0] == letter
+                    split = mask.reshape(size, -1) if first else mask.reshape(-1, size).T
                     return int(split.any(axis=1).sum())
-        raise ValueError(f"{self.text}: no operand has {letter!r}")
+        raise ValueError(f"{self.text}: no operand has an axis that begins or ends with {letter!r}")
 
 
 def contract(site: Site, bound: Bound, result: tuple[Axis, ...], approximate: str) -> None:
@@ -291,11 +264,12 @@ def rule(
 
     `macs(shape, arguments)` counts multiplications, `shape("weight")` being the sizes of an operand
     and `shape("->")` those of the result. `roles` says what a letter is called as a target. Raises
-    PluginError where an operator has a rule already, unless it is to `replace` it.
+    PluginError where an operator has a rule already, unless it is to `replace` it, and where the
+    text is no pattern or does not fit the operator.
     """
     listed: Sequence[Any] = operators if isinstance(operators, (list, tuple)) else [operators]
     for operator in listed:
         names = [a.name for a in operator._schema.arguments if "Tensor" in str(a.type)]
-        names = names[: len(parse(text).operands)]
+        names = check(text, operator, names, counts)
         made = PatternRule(text, tuple(names), counts, approximate, roles or {}, affine)
         register([operator], Rule(made.couple, made.rewrite if counts else None, macs), replace)

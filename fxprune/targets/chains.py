@@ -7,6 +7,7 @@ operator's own statement.
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -207,4 +208,6 @@ def link(node: fx.Node, tensor: Tensor, dim: int) -> Link:
 
 def operator_of(node: fx.Node) -> str:
     """Return what a node calls, or what it is."""
-    return str(node.target) if node.op == "call_function" else node.op
+    if node.op != "call_function":
+        return node.op
+    return "getitem" if node.target is operator.getitem else str(node.target)

@@ -92,8 +92,11 @@ class Pinned:
     source_line: str
 
     def __str__(self) -> str:
+        # nobody looks for the node of an output
+        operator = "" if self.operator == "output = output" else self.operator
         place = f" at {self.source_line}" if self.source_line else ""
-        return f"{self.unit} is pinned: {self.reason} ({self.operator}{place})"
+        told = (operator + place).strip()
+        return f"{self.unit} is pinned: {self.reason}" + (f" ({told})" if told else "")
 
 
 @dataclass(frozen=True)

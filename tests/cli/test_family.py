@@ -60,7 +60,7 @@ def test_files_of_onnx(run: Run) -> None:
     assert status == 0, err
     assert made() == ["slim-0.4.onnx", "slim-0.8.onnx", "slim.json", "slim.svg"]
     data = json.loads(Path("slim.json").read_text())
-    assert data["timed_on"] == "ort-cpu, 1 threads, batch 1"
+    assert data["timed_on"] == "ort-cpu, 1 thread, batch 1"
     assert [row["file"] for row in data["members"]] == ["slim-0.8.onnx", "slim-0.4.onnx"]
     for row in data["members"]:
         weights = onnx.load(row["file"]).graph.initializer

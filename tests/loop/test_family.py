@@ -152,7 +152,7 @@ def test_the_table() -> None:
     assert [row.ratio for row in rows] == pytest.approx([size / sizes[0] for size in sizes[1:]])
     assert 1.0 > rows[0].importance > rows[1].importance > rows[2].importance > 0.0
     assert [row.requested for row in rows] == [None] * 3
-    assert found.timed_on == "clock, 1 threads, batch 1"
+    assert found.timed_on == "clock, 1 thread, batch 1"
     data = json.loads(found.to_json())
     assert [Row(**row) for row in data["members"]] == rows
     assert data["front"] == {"cost": "latency / original", "worth": "score"}

@@ -50,6 +50,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "fewer than none": ({"epochs": -1}, "fine_tune: epochs: -1: input should be greater than or"),
     "a text": ({"clip": "1"}, "fine_tune: clip: '1': input should be a valid number"),
     "more than all": ({"distillation": 1.5}, "fine_tune: distillation: 1.5: input should be less"),
+    "a name for an optimizer": ({"optimizer": "adamw"}, 'algorithm="sgd" or "adamw" names one'),
     "a word": ({"distance": "kll"}, 'fine_tune: distance: unknown value "kll"; did you mean "kl"?'),
     "for ever": ({"ema": 1.0}, "fine_tune: ema: 1.0: input should be less than 1"),
     "longer than all": ({"warmup": 2.0}, "fine_tune: warmup=2: is longer than epochs=1"),

@@ -67,6 +67,15 @@ class FineTune(Training):
             super().__post_init__()
         except (SpecError, ValueError) as error:
             raise CallbackError(f"fine_tune: {str(error).removeprefix('fine_tune.')}") from None
+        if isinstance(self.optimizer, str) or not (
+            self.optimizer is None
+            or callable(self.optimizer)
+            or isinstance(self.optimizer, torch.optim.Optimizer)
+        ):
+            raise CallbackError(
+                f"fine_tune: optimizer={self.optimizer!r}: an optimizer, or a function from "
+                'parameters to one, is needed; algorithm="sgd" or "adamw" names one'
+            )
         missing = {
             "a loss, or a teacher with distillation=1, is needed": self.loss is None
             and (self.teacher is None or self.distillation < 1),

@@ -61,7 +61,7 @@
   const latency = report?.latency, kernels = picture?.kernels ?? [];
   if (!latency) without("latency");
   else {
-    at("latency-said").textContent = `On ${latency.device}, ${latency.threads} threads, batch ${latency.batch}: ${latency.met ? "met" : "NOT MET"}. Middle half of the measured times: ${latency.low.toPrecision(3)} to ${latency.high.toPrecision(3)} ms.`;
+    at("latency-said").textContent = `On ${latency.device}, ${latency.threads} thread${latency.threads === 1 ? "" : "s"}, batch ${latency.batch}: ${latency.met ? "met" : "NOT MET"}. Middle half of the measured times: ${latency.low.toPrecision(3)} to ${latency.high.toPrecision(3)} ms.`;
     chart("latency-chart", () => ({ type: "bar", data: { labels: ["original", "requested", "predicted", "measured"], datasets: [{ ...bars("ms", [latency.original, latency.requested, latency.predicted, latency.measured], "after"), backgroundColor: [color("before"), color("gold"), color("kept"), color("after")], maxBarThickness: 60 }] },
       options: { scales: { x: axis(""), y: axis("milliseconds of one batch", { beginAtZero: true }) }, plugins: { legend: { display: false } } } }));
     if (!kernels.length) { at("kernels").hidden = true; at("latency-chart").parentElement.className = "box alone"; }

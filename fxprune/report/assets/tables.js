@@ -37,7 +37,7 @@
   rows(at("pinned-table"), ["axis", "why", "operator", "line"], (report?.pinned ?? []).map((p) => [p.unit, p.reason, p.operator, p.source_line]));
 
   at("spec").textContent = JSON.stringify(data.spec, null, 2);
-  const origin = { model: picture?.model, ...picture?.versions, ...(report?.latency ? { device: `${report.latency.device}, ${report.latency.threads} threads, batch ${report.latency.batch}` } : {}) };
+  const origin = { model: picture?.model, ...picture?.versions, ...(report?.latency ? { device: `${report.latency.device}, ${report.latency.threads} thread${report.latency.threads === 1 ? "" : "s"}, batch ${report.latency.batch}` } : {}) };
   rows(at("versions"), ["", ""], Object.entries(origin).map(([name, value]) => [name, value ?? ""]));
   add(at("axes"), ...(report?.axes ?? []).map((line) => make("li", line)));
   if (!report) at("versions").parentElement.hidden = true;
