@@ -138,6 +138,9 @@ class Plan:
         try:
             text = place.read_text(encoding="utf-8")
             tensors = load_file(place.with_suffix(".safetensors"))
+        except FileNotFoundError as error:
+            missing = place.with_suffix(".safetensors") if place.exists() else place
+            raise FileError(f"{missing}: there is no such file") from error
         except Exception as error:  # safetensors raises what a damaged header makes it stumble on
             raise FileError(
                 f"{place}: not a plan that fxprune wrote: {root_cause(error, 200)}"

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from json import dumps
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 import fxprune
 from fxprune._version import __version__
 from fxprune.cli import check, checkpoint, explain, forecast, onnx, options, report, spec
-from fxprune.cli.help import statuses, under
+from fxprune.cli.help import misused, statuses, under
 from fxprune.cli.models import check_output, deliver, load
 from fxprune.cli.quick_words import WORDS, spec_of
 from fxprune.errors import FxpruneError, InputError, SpecErrors
@@ -44,13 +44,22 @@ app.add_typer(onnx.app)  # without a name: its commands stand beside the others
 def main() -> None:
     """Run the command line; what a user can mend is a line on standard error and status 2."""
     try:
-        app()
+        sys.exit(app(prog_name="fxprune", standalone_mode=False))
     except FxpruneError as error:
-        for text in error.lines if isinstance(error, SpecErrors) else (str(error),):
-            print(f"fxprune: error: {' '.join(text.split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _refuse(*(error.lines if isinstance(error, SpecErrors) else (str(error),)))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except BrokenPipeError:  # whoever read what is printed has gone
+        sys.stdout = None  # nothing more is flushed to it
+        sys.exit(1)
+    except Exception as error:
+        _refuse(*misused(error))
+
+
+def _refuse(*lines: str) -> NoReturn:
+    for text in lines:
+        print(f"fxprune: error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _tell_version(asked: bool) -> None:
@@ -113,7 +122,7 @@ def prune(
 
     wanted = spec_of(spec, given_words)
     given = callback_files.given(functions, calibrate, batch) | {
-        "progress": "verbose" if verbose else not quiet
+        "progress": options.progress(quiet, verbose)
     }
     if plot is not None and sweep is None:
         raise InputError(f"--plot {plot}: it shows a sweep; give --sweep too")

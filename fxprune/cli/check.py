@@ -16,7 +16,7 @@ import fxprune
 from fxprune.cli import options
 from fxprune.cli.help import under
 from fxprune.cli.models import load
-from fxprune.errors import FileError, SpecError, shown, unknown
+from fxprune.errors import FileError, SpecError, SpecErrors, shown, unknown
 from fxprune.files.tables import as_text
 
 if TYPE_CHECKING:
@@ -84,13 +84,21 @@ def read_budget(path: Path) -> dict[str, float]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: the budget cannot be read: {error}") from None
+        said = getattr(error, "strerror", None) or error
+        raise FileError(f"{path}: the budget cannot be read: {said}") from None
     if not data:
         raise SpecError(f"{path}: the budget is empty; it may have {', '.join(KEYS)}")
-    for key in data:
-        if key not in KEYS:
-            raise SpecError(f"{path}: {unknown('key', key, KEYS)}")
-    return {key: number(f"{path}: {key}", value) for key, value in data.items()}
+    found, wrong = dict[str, float](), list[str]()
+    for key, value in data.items():
+        try:
+            found[key] = number(f"{path}: {key}", value)
+            if key not in KEYS:
+                raise SpecError(f"{path}: {unknown('key', key, KEYS)}")
+        except SpecError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SpecErrors(wrong)
+    return found
 
 
 def number(place: str, value: Any) -> float:

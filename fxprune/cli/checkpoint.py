@@ -65,6 +65,8 @@ def prune_checkpoint(
 ) -> None:
     """Prune a checkpoint tensor by tensor; the same call goes on where one was interrupted."""
     given_words = {name: value for name, value in locals().items() if name in WORDS}
+    if not folder.is_dir():
+        raise FileError(f"{folder}: there is no such folder")
     wanted, inputs = spec_of(spec, given_words), inputs_of(input_shape, example)
     if inputs is None:
         raise InputError(f"{folder}: example inputs are needed: give --input-shape or --example")
@@ -75,7 +77,7 @@ def prune_checkpoint(
         None if model is None else builder(model),
         inputs,
         copy=copy or (),
-        progress="verbose" if verbose else not quiet,
+        progress=options.progress(quiet, verbose),
     )
     if json:
         print(json_.dumps({"wrote": str(output), "report": report.to_dict()}, indent=1))

@@ -12,7 +12,7 @@ import fxprune
 from fxprune.cli import options
 from fxprune.cli.help import under
 from fxprune.cli.models import load, tell
-from fxprune.errors import FileError
+from fxprune.errors import FileError, InputError
 
 app = typer.Typer()
 
@@ -68,6 +68,8 @@ def explain(
     """Explain what leaves together, what cannot leave, and through which operators."""
     from fxprune.report import coupling_graph
 
+    if what is not None and pair is not None:
+        raise InputError(f"{what}, --pair: give one of the two")
     if output is not None:
         coupling_graph.check_format(output)
     analysis = fxprune.analyze(*load(model, trust, input_shape, example))
@@ -90,8 +92,10 @@ def diff(first: options.PlanFile, second: options.PlanFile, json: options.Json =
 
 def _plan(path: Path) -> fxprune.Plan:
     """Return the plan in a file that `Plan.save` wrote, or of a pruned model."""
-    if path.suffix != ".pt2":
+    if path.suffix == ".json":
         return fxprune.Plan.load(path)
+    if path.suffix != ".pt2":
+        raise FileError(f"{path}: a plan (.json), or a pruned model (.pt2), is needed")
     plan: fxprune.Plan | None = fxprune.load(path).plan
     if plan is None:
         raise FileError(f"{path}: holds no plan: it was not pruned by fxprune")

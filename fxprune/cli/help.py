@@ -61,3 +61,18 @@ def under(command: str) -> str:
 def statuses() -> str:
     """Return what the exit status says, in a line."""
     return "Exit status: " + "; ".join(f"{number} {said}" for number, said in STATUS.items()) + "."
+
+
+def misused(error: Exception) -> list[str]:
+    """Return a line on a command that was used wrongly; raises what is no such error again.
+
+    A command without a word has shown its help, and needs none. Click says where with a context, of
+    which the help is the next step.
+    """
+    message = getattr(error, "format_message", None)
+    if message is None:
+        raise error
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "fxprune"
+    said = str(message()).rstrip(".")
+    return [f"{said}; see {path} --help"] if said else []

@@ -26,6 +26,11 @@ def load(model: Path, trust: bool, shapes: list[str] | None, example: Path | Non
         if "fxprune.plan.json" in extra:  # perhaps with masks, which are no part of the program
             return api.load(model, trust=trust), inputs
         return exported, inputs
+    if model.suffix == ".onnx":
+        raise FileError(
+            f"{model}: an ONNX file is what comes out: give the model that it was exported from, "
+            "as .pt2; fxprune compact and fxprune bench take ONNX files"
+        )
     if model.suffix not in (".pt", ".pth"):
         raise FileError(f"{model}: not a model: a .pt2 program or a .pt/.pth module is needed")
     loaded = archive.load_pickled_module(model, trust=trust)

@@ -154,6 +154,13 @@ def counted(words: str | None) -> list[str | int] | None:
     return [int(n) if n.removeprefix("-").isdecimal() else n for n in named]
 
 
+def progress(quiet: bool, verbose: bool) -> bool | Literal["verbose"]:
+    """Return what --quiet and --verbose amount to; raises InputError for both."""
+    if quiet and verbose:
+        raise InputError("--quiet, --verbose: give one of the two")
+    return "verbose" if verbose else not quiet
+
+
 def dynamic_axes(word: str) -> Literal["auto", "batch"]:
     """Return the word after --dynamic; raises InputError for others."""
     if word == "auto":

@@ -45,6 +45,8 @@ def _replaced(base: Mapping[str, Any], said: Mapping[str, Any], goals: list[str]
     spec = dict(base)
     if goals:
         beside = {name: said[name] for name in BESIDE if name in said}
+        if beside and goals != ["latency"]:
+            raise SpecError(f"--{', --'.join(beside)}: goes with --latency, not with --{goals[0]}")
         spec["objective"] = {goals[0]: _goal(goals[0], said[goals[0]]), **beside}
     elif alone := [name for name in BESIDE if name in said]:
         raise SpecError(f"--{alone[0]}: goes with --latency")

@@ -179,6 +179,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             )
         if not os.access(folder, os.W_OK):
             raise FileError(f"{target}: cannot be written: choose a directory that you can write")
+        with tempfile.TemporaryFile(dir=folder):  # as in /proc, where even root makes no file
+            pass
     except (OSError, ValueError) as problem:  # a name too long, a circle of links, a null byte
         raise unwritable(target, problem) from problem
 

@@ -113,7 +113,10 @@ class Run:
         self._advance(pipeline.run(program, [passes.repairing(self._spec)]))
         smaller = [plan for plan in program[Plan].targets if plan.kept < plan.units]
         units = sum(plan.units - plan.kept for plan in smaller)
-        self._calls.say(f"step {self.saved.step}: {units} units of {len(smaller)} targets removed")
+        many = (
+            f"{units} unit{'s' * (units != 1)} of {len(smaller)} target{'s' * (len(smaller) != 1)}"
+        )
+        self._calls.say(f"step {self.saved.step}: {many} removed")
 
     def _removed(self, chosen: Program) -> Program:
         return pipeline.run(chosen, (*passes.removing(), passes.make("verify", {})))

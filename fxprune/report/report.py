@@ -210,8 +210,7 @@ class Report(Counts):
             lines += [f"  {step}" for step in self.steps]
         if self.repair is not None:
             lines.append(str(self.repair))
-        if self.tunings:
-            lines += ["fine-tunings:", *(f"  {tuning}" for tuning in self.tunings)]
+        lines += map(str, self.tunings)
         if self.targets:
             lines += ["", targets_text(self.targets), ""]
         if self.pinned:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fxprune.rules.edit import Edit
-from fxprune.rules.pattern import Axis, Bound, PatternRule, contract, rule
+from fxprune.rules.notation import Axis
+from fxprune.rules.pattern import Bound, PatternRule, contract, rule
 from fxprune.rules.products import name_axes
 from fxprune.rules.registry import Shapes, couples, rewrites
 from fxprune.rules.site import Site, TensorGuard

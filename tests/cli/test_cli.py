@@ -50,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.pt2").write_text("not a model")
     (folder / "text.pt").write_text("not a model")
     (folder / "net.txt").write_text("not a model")
+    (folder / "net.onnx").write_text("not a model")
     (folder / "spec.toml").write_text(SPEC)
     (folder / "text.toml").write_text("objective =")
     (folder / "spec.yaml").write_text("metric: l2\nobjective: {macs: 0.5}\n")
@@ -163,7 +164,7 @@ def test_a_specification_trains(run: Run) -> None:
     arguments = ("--calibrate", "batches.safetensors", "--batch", "4", "-o", "slim.pt2")
     done = run("prune", "net.pt2", "--spec", "trained.toml", *arguments)
     assert done.status == 0, done.err
-    assert "fine-tunings:\n  0: 1 epoch;" in done.out
+    assert "\nfine-tuning 0: 1 epoch;" in done.out
     assert "━" not in done.err  # no bar where nobody looks on
     (told,) = fxprune.load("slim.pt2").report.tunings
     assert told.epochs[0].features is not None
@@ -246,8 +247,9 @@ USAGE = [("prune",), ("prune", "net.pt2"), ("unknown",), ("inspect", "net.pt2", 
 def test_usage_errors_are_status_two(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert done.status == 2
-    assert "Usage" in done.err
-    assert "Traceback" not in done.err
+    assert done.err.startswith("fxprune: error: ")
+    assert done.err.count("\n") == 1
+    assert f"see fxprune {arguments[0]}".removesuffix(" unknown") in done.err
 
 
 def test_a_failed_write_keeps_the_old_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,4 +153,39 @@ ERRORS: dict[str, tuple[tuple[str, ...], str]] = {
     "a name to check": (("spec", "check", "lq"), 'unknown preset "lq"'),
     "no preset to show": (("spec", "show", "agpp"), 'unknown preset "agpp"; did you mean "agp"?'),
     "an export as .pt2": (("export", "net.pt2", "-o", "out.pt2"), "the name must end in .onnx"),
+    "an ONNX file": (model("net.onnx"), "net.onnx: an ONNX file is what comes out"),
+    "quiet and verbose": (
+        ("prune", "net.pt2", "--macs", "0.5", "-q", "-v", "-o", "out.pt2"),
+        "--quiet, --verbose: give one of the two",
+    ),
+    "threads of no time": (
+        ("prune", "net.pt2", "--macs", "0.5", "--threads", "2", "-o", "out.pt2"),
+        "--threads: goes with --latency, not with --macs",
+    ),
+    "two things to explain": (
+        ("explain", "net.pt2", "0", "--pair", "0", "3"),
+        "0, --pair: give one of the two",
+    ),
+    "no plan": (("diff", "a.json", "b.json"), "a.json: there is no such file"),
+    "a plan of another kind": (
+        ("diff", "spec.toml", "spec.toml"),
+        "spec.toml: a plan (.json), or a pruned model (.pt2), is needed",
+    ),
+    "a figure of a page": (
+        ("report", "net.pt2", "-o", "out.html", "--figure", "time"),
+        "--figure time: a page has all of them",
+    ),
+    "no checkpoint": (
+        ("prune-checkpoint", "nowhere", "--params", "0.5", "-o", "out"),
+        "nowhere: there is no such folder",
+    ),
+    "where no file can be made": (output("/proc/out.pt2"), "/proc/out.pt2: cannot be written"),
+    "no such command": (("prunee", "net.pt2"), "No such command 'prunee'. Did you mean 'prune'"),
+    "no such option": (("inspect", "net.pt2", "--jsn"), "No such option: --jsn"),
+    "no number": (
+        ("prune", "net.pt2", "--macs", "half", "-o", "out.pt2"),
+        "Invalid value for '--macs'",
+    ),
+    "no output": (("prune", "net.pt2", "--macs", "0.5"), "Missing option '-o'"),
+    "nothing asked": (("prune", "net.pt2", "-o", "out.pt2"), "give --spec, or a goal such as"),
 }
