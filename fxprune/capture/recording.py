@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from fxprune.capture.call_sites import CallSites, Refused, ordinary
 from fxprune.capture.empty_tensors import empty_call
 from fxprune.capture.free_axes import Axes, Restart
+from fxprune.capture.marker import handed_on
 from fxprune.capture.own_backward import within
 from fxprune.capture.size_builtins import following
 from fxprune.capture.size_nodes import SizeNodes
@@ -236,6 +237,8 @@ class Tape:
         if not isinstance(op, torch._ops.OpOverload):
             raise Refused(f"{op} takes functions")
         name = op._schema.name.removeprefix("aten::").removeprefix("prim::")
+        if op is handed_on and self._shown(*args):
+            return args[0]
         if name in ASKING:
             return self._symbolic.in_symbols(op, args, kwargs)
         if name in NUMBERS:
@@ -264,6 +267,12 @@ class Tape:
         ):
             self._factories[out.untyped_storage()._cdata] = node
         return out
+
+    def _shown(self, value: torch.Tensor, path: str) -> bool:
+        """Tell whether a module shows in the graph by itself, and needs no marker."""
+        node = self._nodes.get(id(value))
+        stack = node.meta.get("nn_module_stack") or {} if node is not None else {}
+        return bool(stack) and next(reversed(stack.values()))[0] == path
 
     def _known(self, node: fx.Node) -> torch.Tensor:
         """Return the value of a tensor that is made of parameters and buffers alone."""

@@ -58,6 +58,11 @@ class Held:
         self._torchs: set[Place] = set()  # modules of torch's own classes
         self._stack = [(one, Place()) for one in roots]
         self.tensors: list[tuple[torch.Tensor, Place]] = []
+        with torch._C.DisableTorchFunction():  # a mode would be asked about every look at a tensor
+            self._keep(roots)
+
+    def _keep(self, roots: tuple[Any, ...]) -> None:
+        """Look at everything that can be reached."""
         seen: dict[int, Any] = {}  # which keeps them alive, so that no other gets their id
         while self._stack:
             one, place = self._stack.pop()
@@ -74,6 +79,10 @@ class Held:
 
     def put_back(self) -> list[str]:
         """Put back what has changed, and return where that was."""
+        with torch._C.DisableTorchFunction():
+            return self._put_back()
+
+    def _put_back(self) -> list[str]:
         changed = [Place(place, key) for put, place in self._puts for key in put()]
         for one, place, key in self._empty:
             if one:

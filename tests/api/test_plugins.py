@@ -14,10 +14,14 @@ import pytest
 import torch
 
 import fxprune
+from fxprune.allocators import ALLOCATORS
 from fxprune.errors import FileError, PluginError
 from fxprune.extend import check_rule
+from fxprune.metrics import METRICS
+from fxprune.objectives import OBJECTIVES
 from fxprune.plugins import GROUPS, run_file
 from fxprune.rules import RULES
+from fxprune.schedules import SCHEDULES
 from tests.support.command import Done
 from tests.support.noise import noise
 
@@ -69,6 +73,13 @@ print(bool(np.abs(found - slim(x).detach().numpy()).max() < 1e-5))
 from fxprune.latency.devices import device
 print(device("no-threads").__module__)
 """
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what the file of a test registers."""
+    for table in (METRICS, ALLOCATORS, SCHEDULES, OBJECTIVES):
+        monkeypatch.setattr(table, "own", dict(table.own))
 
 
 @pytest.fixture(scope="module")

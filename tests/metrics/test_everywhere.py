@@ -72,6 +72,8 @@ def test_numbers_come_out(network: Any) -> None:
                 raise
             continue
         except CalibrationError as error:  # which is right where torch has no gradients
+            if name == "reap" and "scores experts" in str(error):  # and where there are none
+                continue
             if network.__name__ not in UNDIFFERENTIABLE or "cannot differentiate" not in str(error):
                 raise
             continue
