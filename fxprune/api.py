@@ -34,7 +34,7 @@ from fxprune.graphs import set_tensor, tensors_of
 from fxprune.loop import Callbacks, prune_in_steps
 from fxprune.loop.named_passes import described_passes as described_passes
 from fxprune.loop.named_passes import parse_passes as parse_passes
-from fxprune.loop.progress import Wanted
+from fxprune.loop.progress import Wanted, shown
 from fxprune.metrics import Calibration, Loss
 from fxprune.passes import PASSES, verified
 from fxprune.plan import Plan
@@ -179,10 +179,12 @@ def run(
     they shrank is verified, unless `verify` is False. `dynamic` and `outputs` are those of `prune`.
     """
     steps = parse_passes(passes)
-    program = capture(model, inputs, dynamic, outputs).with_(Calibration(calibrate))
-    program = pipeline.run(program, verified(steps) if verify else steps)
-    if Restored not in program:
-        program = pipeline.run(program, [PASSES["restore"]()])
+    with shown("capture") as watch:
+        program = capture(model, inputs, dynamic, outputs).with_(Calibration(calibrate))
+        program = replace(program, stage=watch.stage)
+        program = pipeline.run(program, verified(steps) if verify else steps)
+        if Restored not in program:
+            program = pipeline.run(program, [PASSES["restore"]()])
     return finished(program, {"passes": passes})
 
 
@@ -220,8 +222,9 @@ def analyze(
 
     It says as well which axes of the inputs are free; `dynamic` and `outputs` are those of `prune`.
     """
-    program = capture(model, inputs, dynamic, outputs)
-    return Analysis.of(pipeline.run(program, [PASSES["couple"]()]))
+    with shown("capture") as watch:
+        program = replace(capture(model, inputs, dynamic, outputs), stage=watch.stage)
+        return Analysis.of(pipeline.run(program, [PASSES["couple"]()]))
 
 
 def save(slim: SlimModule, path: Path_) -> None:
@@ -229,7 +232,8 @@ def save(slim: SlimModule, path: Path_) -> None:
 
     Raises FileError where the file cannot be written.
     """
-    exported, signature = _exported(slim, _signature(slim, None))
+    with shown("export"):
+        exported, signature = _exported(slim, _signature(slim, None))
     extra = {"fxprune.json": _described(slim, signature)}
     if slim.plan is not None:
         extra["fxprune.plan.json"] = slim.plan.to_json()
@@ -287,7 +291,7 @@ def export_onnx(
                 k: v for k, v in model.report.to_dict().items() if k.endswith(("before", "after"))
             }
             metadata["costs"] = json.dumps(costs)
-    with unwrapped(model) as plain:
+    with unwrapped(model) as plain, shown("export and comparison in ONNX Runtime"):
         try:
             return _written(plain, path, signature, metadata)
         except ExportError as refused:

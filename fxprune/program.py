@@ -12,6 +12,11 @@ from fxprune.errors import PassError
 from fxprune.signature import Signature
 
 F = TypeVar("F")
+Part = Callable[[str, int, int], None]  # told of what is counted: its name, how many, of how many
+
+
+def unheard(text: str, done: int, total: int) -> None:
+    """Tell nobody how far something is."""
 
 
 class Captured:

@@ -5,7 +5,7 @@ One call gives a finished program.
 """
 
 from fxprune.capture.admission import placed
-from fxprune.capture.capturing import capture, refusal
+from fxprune.capture.capturing import capture, prepare, refusal
 from fxprune.capture.modes import Modes, marks_of, put, put_training
 from fxprune.capture.results import Outputs, checked, counting
 from fxprune.capture.wanted_axes import Dynamic
@@ -20,6 +20,7 @@ __all__ = [
     "counting",
     "marks_of",
     "placed",
+    "prepare",
     "put",
     "put_training",
     "refusal",

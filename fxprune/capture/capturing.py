@@ -138,6 +138,12 @@ def recorder() -> Record | str:
     return recording.record
 
 
+def prepare(model: Any) -> None:
+    """Load what it takes to capture a model, so that this time is not counted as the capture's."""
+    if isinstance(model, torch.nn.Module):
+        recorder()
+
+
 def record(
     model: torch.nn.Module,
     call: Call,

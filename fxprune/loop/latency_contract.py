@@ -16,7 +16,7 @@ from fxprune.latency import Run, Timing, batch_of, clock_of, device, interleaved
 from fxprune.loop.latency_prediction import kernel_model
 from fxprune.objectives.latency import Latency, milliseconds
 from fxprune.passes import make
-from fxprune.program import Program
+from fxprune.program import Part, Program, unheard
 from fxprune.report import LatencyReport
 
 TOLERANCE = 0.03  # relative: a measured latency so near to what was asked is as asked
@@ -35,9 +35,16 @@ It is told for which goal it was proposed, and whether it is the fastest that th
 class LatencyContract:
     """Hold the original on its device, ready to be run again."""
 
-    def __init__(self, program: Program, objective: Latency) -> None:
+    def __init__(
+        self,
+        program: Program,
+        objective: Latency,
+        say: Say = lambda text: None,
+        part: Part = unheard,
+    ) -> None:
         """Build the original on the device; raises SpecError where there is no such device."""
-        self._device = device(objective.device)
+        self._device, self._part = device(objective.device), part
+        say(f"latency: building and timing the original on {objective.device}")
         whole = pipeline.run(program, [make("restore", {})])
         self._batch = batch_of(program.signature, objective.batch)
         module, signature = whole.module, program.signature
@@ -56,7 +63,7 @@ class LatencyContract:
         if goal.device != "ort-cpu":
             return f"objective.latency: {goal.device} has no table of kernels"
         try:
-            model = kernel_model(program, goal, self._batch, say)
+            model = kernel_model(program, goal, self._batch, say, self._part)
             if OriginalWidths not in program:
                 return model
         except latency.Unlabelled as problem:
@@ -80,6 +87,7 @@ class LatencyContract:
         """
 
         def measure(program: Program, goal: Latency, fastest: bool) -> float | None:
+            say("latency: timing the graph of a proposal")
             model = kernels.resized(program[Choice].alive)
             try:
                 run = resized_run(model, program.signature, goal.threads, self._batch)
@@ -112,6 +120,7 @@ class LatencyContract:
         tried: list[tuple[float, Program, LatencyReport]] = []
 
         def measure(program: Program, goal: Latency, fastest: bool) -> float | None:
+            say(f"latency: building and timing proposal {len(tried) + 1}, of {ATTEMPTS} at most")
             found = self.compare(program, goal)
             say(str(found))
             relative = found.measured / found.requested

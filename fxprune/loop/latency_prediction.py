@@ -19,7 +19,7 @@ from fxprune.guards import Ids, Mask
 from fxprune.objectives.latency import Latency
 from fxprune.passes import removing
 from fxprune.passes.allocate import costed, planned
-from fxprune.program import Program
+from fxprune.program import Part, Program, unheard
 from fxprune.targets import BlockTarget, Selection
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ WIDE = 24  # units removed from a target at most, so that the graph keeps its fo
 Say = Callable[[str], None]
 
 
-def kernel_model(program: Program, goal: Latency, batch: int, say: Say) -> latency.KernelModel:
+def kernel_model(
+    program: Program, goal: Latency, batch: int, say: Say, part: Part = unheard
+) -> latency.KernelModel:
     """Return the cost model of a program that is scored, for the device that a goal names.
 
     Raises Unlabelled where the graph does not show which size belongs to which width.
@@ -44,13 +46,16 @@ def kernel_model(program: Program, goal: Latency, batch: int, say: Say) -> laten
     axes = [*cost.every_axis(), *(target.units[:, None] for target in program[Selection].targets)]
     choices = _probes(program, cost, axes)
     say(f"latency: exporting the model at {len(choices)} widths")
-    models = [_drafted(program, cost, alive) for alive in choices]
+    models: list[ModelProto] = []
+    for alive in choices:
+        part("latency: exports at other widths", len(models), len(choices))
+        models.append(_drafted(program, cost, alive))
     feeds = [_feeds(program, model, batch) for model in models]
     graph = latency.labelled(models, feeds, [_sizes(axes, alive) for alive in choices])
     samples = [_sizes(axes, _scaled(program, cost, kept)) for kept in SAMPLES]
     file = Path(goal.table).expanduser() if goal.table is not None else latency.place()
     store = latency.Store.open(file, goal.threads)
-    model = latency.KernelModel.of(graph, axes, samples, store, goal.threads, say)
+    model = latency.KernelModel.of(graph, axes, samples, store, goal.threads, say, part)
     if not model.whole:
         raise latency.Unlabelled("no kernel of the graph can be timed by itself")
     return model

@@ -1,8 +1,8 @@
 """Progress: what a run is doing, shown where somebody looks on, logged, and timed.
 
-In a terminal or a notebook a bar shows by itself what takes more than two seconds. Lines go to the
-logger `fxprune`, and to standard error where they are asked for. The time of a run is divided among
-its stages, so that the report's seconds add up to the run's.
+In a terminal or a notebook a bar (`progress_bar.py`) shows by itself what takes more than two
+seconds. Lines go to the logger `fxprune`, and to standard error where they are asked for. The time
+of a run is divided among its stages, so that the report's seconds add up to the run's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from threading import RLock, Timer
-from typing import Any, Literal
+from typing import Literal
 
 from fxprune import distributed
+from fxprune.loop.progress_bar import Bar, duration
 
 Say = Callable[[str], None]
 Wanted = bool | Say | Literal["verbose"] | None
-PATIENCE = 2.0  # seconds before a bar is shown
+SELDOM = 5.0  # seconds between lines on how far a part is
 LOG = logging.getLogger("fxprune")
 LOG.addHandler(logging.NullHandler())
-STAGES = (
-    *("capture", "couple", "select", "score", "allocate", "shrink", "gate", "restore", "impose"),
-    *("eliminate", "verify", "latency", "repair", "fine_tune", "evaluate"),
-)
-_running: list[Bar] = []  # the bar of the run that is going on where somebody looks on
 
 
 class Progress:
@@ -42,6 +37,7 @@ class Progress:
         self._prefix, self._around = "", "other"
         self._spent: dict[str, float] = {}
         self._at, self._stage = time.perf_counter(), "other"
+        self._part, self._part_began, self._part_told = "", 0.0, 0.0
 
     def __enter__(self) -> Progress:
         """Begin to measure, and to wait for the moment when a bar is shown."""
@@ -75,15 +71,44 @@ class Progress:
         LOG.debug(text)
         if self._call is not None or self._verbose:
             self._tell(text, self._verbose)
-        elif self._bar is not None:
+
+    def show(self, text: str) -> None:
+        """Show what is going on beside the bar, and nowhere else."""
+        if self._bar is not None:
             self._bar.update(said=text)
+
+    def part(self, text: str, done: int, total: int) -> None:
+        """Tell how much is done of what is counted: a bar of it, and seldom a line.
+
+        It is called with 0 first; the time that is left is what the rest takes at the same pace.
+        """
+        now = time.perf_counter()
+        if text != self._part or not done:
+            self._part, self._part_began, self._part_told = text, now, now
+        left = (now - self._part_began) / done * (total - done) if done else None
+        said = f"{self._prefix}{text}: {done} of {total}"
+        if self._bar is not None:
+            self._bar.update(said=said, part=done / max(1, total), left=left)
+        if done < total and now - self._part_told < SELDOM:
+            return
+        self._part_told = now
+        told = f"{said}, {duration(left)} left" if left and done < total else said
+        LOG.debug(told)
+        if done and self._call is not None:
+            self._call(told)
+        elif done and self._lines:
+            self._print(told)
 
     def _tell(self, text: str, line: bool) -> None:
         if self._call is not None:
             self._call(text)
         if self._bar is not None:
-            self._bar.update(said=text)
-        if line and not (self._bar is not None and self._bar.line(text)):
+            self._bar.update(said=text, part=None, left=None)
+        if line:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        if self._bar is None or not self._bar.line(text):
             print(f"fxprune: {text}", file=sys.stderr, flush=True)
 
     # ---- where the time goes ---------------------------------------------------------------------
@@ -98,8 +123,9 @@ class Progress:
         now = time.perf_counter()
         self._spent[self._stage] = self._spent.get(self._stage, 0.0) + now - self._at
         self._at, self._stage = now, name or self._around
-        if self._bar is not None and name:
-            self._bar.update(stage=name)
+        shown = name if self._around == "other" else self._around
+        if self._bar is not None and shown:
+            self._bar.update(stage=shown)
 
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
@@ -118,113 +144,9 @@ class Progress:
         return {name: spent for name, spent in self._spent.items() if spent > 0.0}
 
 
-class Bar:
-    """Show a bar of rich on standard error, or in a notebook, once the patience is over."""
-
-    def __init__(self) -> None:
-        self._lock = RLock()
-        self._timer: Timer | None = None
-        self._rich: Any = None
-        self._task: Any = None
-        self._is: dict[str, Any] = {"step": 0, "steps": 1, "stage": "", "said": ""}
-
-    def begin(self) -> None:
-        """Wait, and then show the bar; where nobody looks on, never."""
-        if not watched() or _running:
-            return
-        _running.append(self)
-        self._timer = Timer(PATIENCE, self.show)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def end(self) -> None:
-        """Take the bar away."""
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self in _running:
-                _running.remove(self)
-            if self._rich is not None:
-                self._rich.stop()
-            self._timer = self._rich = None
-
-    def show(self) -> None:
-        """Show the bar now, unless the run is over."""
-        with self._lock:
-            if self._timer is None or self._rich is not None:
-                return
-            self._rich = bars()
-            self._task = self._rich.add_task("", total=1, said="")
-            self._rich.start()
-            self.update()
-
-    def update(self, **now: Any) -> None:
-        """Show what is so now: step, steps, stage, or what was said."""
-        with self._lock:
-            self._is |= now
-            if self._rich is None:
-                return
-            step, steps = int(self._is["step"]), int(self._is["steps"])
-            stage = str(self._is["stage"])
-            place = STAGES.index(stage) if stage in STAGES else 0
-            done = max(0, step - 1) * len(STAGES) + place
-            label = f"step {step}/{steps}: {stage}" if step else stage
-            total, said = steps * len(STAGES), str(self._is["said"])
-            self._rich.update(self._task, description=label, total=total, completed=done, said=said)
-
-    def line(self, text: str) -> bool:
-        """Print a line above the bar; return whether there is one."""
-        with self._lock:
-            if self._rich is None:
-                return False
-            self._rich.console.print(f"fxprune: {text}", markup=False, highlight=False)
-            return True
-
-    @contextmanager
-    def inside(self, name: str, total: int | None) -> Iterator[Callable[[str], None]]:
-        """Show a second bar under this one; what it gives advances it by one."""
-        self.show()
-        task = self._rich.add_task(name, total=total, said="")
-        try:
-            yield lambda text: self._rich.update(task, advance=1, said=text)
-        finally:
-            self._rich.remove_task(task)
-
-
-def current() -> Bar | None:
-    """Return the bar of the run that is going on, if one is or may be shown."""
-    return next(iter(_running), None)
-
-
-def console() -> Any:
-    """Return where bars are shown."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def watched() -> bool:
-    """Tell whether anybody looks on: a terminal, or a notebook."""
-    if sys.stderr.isatty():
-        return True
-    return "IPython" in sys.modules and bool(console().is_jupyter)
-
-
-def bars() -> Any:
-    """Return bars of rich, none of them shown yet."""
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("fxprune: {task.description}"),
-        progress.BarColumn(bar_width=24),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[said]}", table_column=_narrow()),
-    )
-    return progress.Progress(*columns, console=console(), transient=True)
-
-
-def _narrow() -> Any:
-    from rich.table import Column
-
-    return Column(no_wrap=True, overflow="ellipsis")
+@contextmanager
+def shown(name: str) -> Iterator[Progress]:
+    """Show a bar over a call that is no run, such as an analysis, where it takes long."""
+    with Progress() as watch:
+        watch.stage(name)
+        yield watch

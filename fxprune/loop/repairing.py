@@ -15,6 +15,7 @@ from fxprune.capture import capture
 from fxprune.errors import InputError
 from fxprune.graphs import tensors_of
 from fxprune.guards import Mask
+from fxprune.loop.progress import shown
 from fxprune.metrics import Calibration
 from fxprune.metrics.calibration import leaves_of
 from fxprune.passes import make
@@ -83,7 +84,8 @@ def repair(
     ]
     spared = dict.fromkeys(masks_of(slim), "its weights are masked")
     made: Any = REPAIRS.make(method, options)
-    found = made.repair(Job(original.module, smaller.module, pairs, spared, both))
+    with shown("repair"):
+        found = made.repair(Job(original.module, smaller.module, pairs, spared, both))
     if found is None:
         raise InputError(f"repair: {method} is no method of batches; take least-squares")
     copy = deepcopy(slim)

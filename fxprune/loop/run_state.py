@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from fxprune import distributed, latency, passes, pipeline
 from fxprune.allocators import Choice, Evaluator
-from fxprune.capture import Modes, capture, put
+from fxprune.capture import Modes, capture, prepare, put
 from fxprune.cost import OriginalWidths
 from fxprune.cost.original_widths import Kept, after
 from fxprune.errors import CheckpointError
@@ -48,6 +49,8 @@ class Run:
         self._spec, self._calls = spec, calls
         self._model = model
         self.watch = calls.watch
+        with self.watch.within("imports"):
+            prepare(model)
         with self.watch.within("capture"):
             self._program = capture(model, inputs, calls.axes(spec), calls.outputs)
         self._first = self._program
@@ -147,7 +150,9 @@ class Run:
         """Return what holds a latency to what was asked, the original measured once."""
         if self._latencies is None:
             with self.watch.within("latency"):
-                self._latencies = LatencyContract(self._first, objective)
+                self._latencies = LatencyContract(
+                    self._first, objective, self._calls.say, self.watch.part
+                )
         return self._latencies
 
     def _ready(self) -> Program:
@@ -159,9 +164,19 @@ class Run:
             Masks({} if self._through else self._masks, self._through),
         )
         if self._trials is not None:
-            program = program.with_(Evaluator(self._trials.score))
+            program = program.with_(Evaluator(self._scored_by(self._trials)))
         widths = self._program.get(OriginalWidths)
         return program if widths is None else program.with_(widths)
+
+    def _scored_by(self, trials: Trials) -> Callable[[Program, Choice], float]:
+        """Return what scores choices, and shows that it does."""
+
+        def score(program: Program, choice: Choice) -> float:
+            value = trials.score(program, choice)
+            self.watch.show(f"evaluation {trials.asked}: {value:.4g}")
+            return value
+
+        return score
 
     def _advance(self, program: Program) -> None:
         """Continue with the smaller module of a program that was shrunk and restored."""

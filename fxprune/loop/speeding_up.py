@@ -16,6 +16,7 @@ from fxprune.capture import Dynamic, capture, unwrapped
 from fxprune.cost import Costs
 from fxprune.errors import VerifyError
 from fxprune.graphs import tolerance
+from fxprune.loop.progress import shown
 from fxprune.plan import Plan
 from fxprune.program import Program
 from fxprune.report import Report
@@ -39,7 +40,11 @@ def speedup(
     Which axes of the inputs are free is as with `prune`, and so is `dynamic`. Raises InputError,
     CaptureError or VerifyError.
     """
-    program = capture(model, inputs, dynamic)
+    with shown("capture") as watch:
+        return _sped_up(model, replace(capture(model, inputs, dynamic), stage=watch.stage))
+
+
+def _sped_up(model: nn.Module | ExportedProgram, program: Program) -> SlimModule:
     masks = {}
     if isinstance(model, nn.Module):
         with unwrapped(model) as plain:

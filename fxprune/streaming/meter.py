@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fxprune.loop.progress import current
+from fxprune.loop.progress_bar import current
 
 STEPS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 

@@ -454,7 +454,7 @@ def test_a_specification_trains_as_python_does() -> None:
     assert [told.step for told in one.report.tunings] == [0, 1, 2]
     again = Report.from_json(one.report.to_json())
     assert again.tunings == one.report.tunings
-    assert "fine-tunings:" in str(again)
+    assert "fine-tuning 0: 2 epochs" in str(again)
     for told in one.report.tunings:
         for epoch in told.epochs:
             assert epoch.loss > 0

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.loop import progress
+from fxprune.loop import progress, progress_bar
 from tests.support.command import Done
 
 X = (torch.zeros(2, 8),)
@@ -45,11 +46,11 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     """Look on, and wait for nothing."""
     page = Terminal()
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     yield page
-    assert not progress._running  # whatever happened
+    assert not progress_bar._running  # whatever happened
 
 
 def tune(module: nn.Module, step: int) -> None:
@@ -93,7 +94,7 @@ def test_no_bar_where_none_is_wanted(
 
 
 def test_what_is_quick_shows_no_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PATIENCE", 60.0)
+    monkeypatch.setattr(progress_bar, "PATIENCE", 60.0)
     assert terminal.pruned(monkeypatch) == ""
 
 
@@ -179,15 +180,70 @@ def test_the_command(
 @pytest.mark.usefixtures("told_clock")
 def test_every_stage_has_a_place_in_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    update = progress.Bar.update
+    update = progress_bar.Bar.update
 
-    def watched(bar: progress.Bar, **now: Any) -> None:
+    def watched(bar: progress_bar.Bar, **now: Any) -> None:
         seen.add(now.get("stage", ""))
         update(bar, **now)
 
-    monkeypatch.setattr(progress.Bar, "update", watched)
-    monkeypatch.setattr(progress, "watched", lambda: True)
+    monkeypatch.setattr(progress_bar.Bar, "update", watched)
+    monkeypatch.setattr(progress_bar, "watched", lambda: True)
     spec = {"objective": {"latency": 0.9, "device": "torch-cpu"}, "repair": "means"}
     fxprune.prune(net(), spec, X, evaluate=lambda module: 1.0, fine_tune=tune)
     assert {"latency", "evaluate", "repair", "fine_tune"} <= seen
-    assert seen - {"", "other"} <= set(progress.STAGES)
+    assert seen - {"", "other"} <= set(progress_bar.STAGES)
+
+
+def test_what_is_counted_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(float(n) for n in range(100))
+    told: list[str] = []
+    watch = progress.Progress(told.append)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(ticks) * 6.0)
+    for done in range(4):
+        watch.part("exports", done, 3)
+    assert told == ["exports: 1 of 3, 12 s left", "exports: 2 of 3, 6 s left", "exports: 3 of 3"]
+
+
+def test_the_bar_goes_forward_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = progress_bar.Bar()
+    seen: list[float] = []
+    for step in (1, 2, 3):
+        for stage in ("latency", "capture", "score", "allocate", "couple", "verify"):
+            bar.update(step=step, steps=3, stage=stage)
+            seen.append(bar._fraction() or 0.0)
+    assert seen == sorted(seen)
+    assert 0.9 < seen[-1] < 1.0
+    bar = progress_bar.Bar()
+    bar.update(step=1, steps=1, stage="latency")
+    assert bar._fraction() is None  # nobody knows
+    bar.update(part=0.25, left=9.0)
+    assert (bar._fraction(), bar._left()) == (0.25, 9.0)
+    bar.update(stage="verify")
+    assert bar._fraction() is None
+
+
+def test_redirected_streams_come_back(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that shows itself while the program has redirected its streams leaves them alone."""
+    monkeypatch.setattr(progress_bar, "PATIENCE", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setattr(sys, "stdout", terminal)
+        elsewhere = io.StringIO()
+        with progress.shown("capture") as watch:
+            with redirect_stderr(elsewhere), redirect_stdout(elsewhere):
+                watch.stage("couple")
+                time.sleep(0.4)
+            watch.stage("score")
+            print("a line of the program")
+        assert sys.stderr is terminal
+        assert sys.stdout is terminal
+    assert elsewhere.getvalue() == ""
+    assert "fxprune: couple" in terminal.getvalue()
+    assert "a line of the program" in terminal.getvalue()
+
+
+def test_what_is_no_run_shows_a_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        fxprune.analyze(net(), X)
+    assert "fxprune: couple" in terminal.getvalue()

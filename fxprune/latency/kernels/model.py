@@ -20,6 +20,7 @@ from fxprune.latency.kernels.store import Store
 from fxprune.latency.kernels.tables import Table, tabulated, wanted
 from fxprune.latency.kernels.timing import microseconds
 from fxprune.objectives.registry import ROUNDINGS
+from fxprune.program import Part, unheard
 
 Say = Callable[[str], None]
 Known = dict[tuple[int, Widths], float]
@@ -51,9 +52,11 @@ class KernelModel:
         store: Store,
         threads: int,
         say: Say,
+        part: Part = unheard,
     ) -> KernelModel:
         """Time what the store does not know, and return the model.
 
+        `part` is told how many kernels are timed, of how many.
         `samples` are the sizes of all axes at a few choices, that of all widths first.
         """
         groups, _ = grouped(graph)
@@ -63,7 +66,7 @@ class KernelModel:
             for key, family in families.items()
             for one in wanted(*family)
         )
-        timer = _Timer(store, threads, say, new)
+        timer = _Timer(store, threads, say, part, new)
         try:
             made = {key: tabulated(*family, timer) for key, family in families.items()}
         finally:
@@ -161,19 +164,20 @@ def _term(table: Table, factor: float, sizes: Sizes) -> Any:
 class _Timer:
     """Ask the store first, and time what it does not hold, saying how far that is."""
 
-    def __init__(self, store: Store, threads: int, say: Say, new: int) -> None:
-        self._store, self._threads, self._say = store, threads, say
-        self._left = self._all = new
+    def __init__(self, store: Store, threads: int, say: Say, part: Part, new: int) -> None:
+        self._store, self._threads, self._part = store, threads, part
+        self._done, self._all = 0, new
         if new:
             say(f"latency: {new} kernels to time; the times go into {store.path}")
 
     def __call__(self, group: Group, widths: Widths) -> float:
         known = self._store.get(group.family, widths)
         if known is None:
+            if not self._done:
+                self._part("latency: kernels timed", 0, self._all)
             known = self._measured(group, widths)
-            self._left -= 1
-            if self._left % 200 == 0:
-                self._say(f"latency: {self._all - self._left} of {self._all} kernels timed")
+            self._done += 1
+            self._part("latency: kernels timed", self._done, max(self._done, self._all))
         return known
 
     def _measured(self, group: Group, widths: Widths) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fxprune import distributed
-from fxprune.loop.progress import bars, current, watched
+from fxprune.loop.progress_bar import bars, counting, current, watched
 
 Advance = Callable[[str], None]  # by one batch, with what to say beside the bar
 
@@ -25,5 +25,4 @@ def bar(name: str, total: int | None, shown: bool = True) -> Iterator[Advance]:
             yield advance
         return
     with bars() as shows:
-        task = shows.add_task(name, total=total, said="")
-        yield lambda text: shows.update(task, advance=1, said=text)
+        yield counting(shows, name, total)[1]
