@@ -61,40 +61,41 @@ def aliased_by(target: Any) -> tuple[tuple[int, bool], ...]:
 
 def changed_later(graph: fx.Graph) -> frozenset[fx.Node]:
     """Return the nodes that are read after something changed their storage in place."""
-    place, writes = _writes(graph)
-    return frozenset(
-        node
-        for node, written in writes.items()
-        if any(place[user] > at for at in written for user in node.users)
-    )
+    return later_writes(graph)[0]
 
 
 def written_later(graph: fx.Graph) -> frozenset[fx.Node]:
     """Return the nodes whose storage something changes after them: where it is shared, it stays."""
-    return frozenset(_writes(graph)[1])
+    return later_writes(graph)[1]
 
 
-def _writes(graph: fx.Graph) -> tuple[dict[fx.Node, int], dict[fx.Node, list[int]]]:
-    """Return the place of every node, and the places of later writes to the storage of some.
+def later_writes(graph: fx.Graph) -> tuple[frozenset[fx.Node], frozenset[fx.Node]]:
+    """Return the nodes that are read after their storage changes, and all whose storage does.
 
     Several results of one operator are stored apart, unless they are views of what it reads.
     """
     root: dict[fx.Node, fx.Node] = {}
     apart: dict[tuple[fx.Node, Any], fx.Node] = {}
     families: dict[fx.Node, list[fx.Node]] = {}
-    place = {node: k for k, node in enumerate(graph.nodes)}
-    found: dict[fx.Node, list[int]] = {}
+    found: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         source, writes = alias_of(node)
-        root[node] = root.get(source, source) if source is not None else node
-        fresh = source is not None and root[source] is source and source.op == "call_function"
-        if node.target is operator.getitem and source is not None and fresh:
-            root[node] = apart.setdefault((source, node.args[1]), node)
-        if writes and source is not None:
-            for other in families.get(root[node], []):
-                found.setdefault(other, []).append(place[node])
-        families.setdefault(root[node], []).append(node)
-    return place, found
+        if source is None:
+            root[node] = node
+            continue
+        root[node] = owner = root.get(source, source)
+        if node.target is operator.getitem and owner is source and source.op == "call_function":
+            root[node] = owner = apart.setdefault((source, node.args[1]), node)
+        family = families.setdefault(owner, [owner])
+        if writes:
+            for other in family:
+                found.setdefault(other, []).append(node)
+        if owner is not node:
+            family.append(node)
+    place = {node: k for k, node in enumerate(graph.nodes)} if found else {}
+    first = {node: place[writers[0]] for node, writers in found.items()}
+    changed = (node for node, at in first.items() if any(place[user] > at for user in node.users))
+    return frozenset(changed), frozenset(found)
 
 
 def attribute(module: torch.nn.Module, path: str) -> Any:

@@ -60,10 +60,12 @@ class Score:
                 "pruned together with the files of its weights (prune_checkpoint)"
             )
         selected = program[Selection]
-        if not bare:  # stored weights are read once, to be scored: what is wrong with them shows
-            _check_weights(program.module, selected.targets, partial(attribute, program.module))
         seen = _Seen(program, selected.targets)
         given = [one.metric or (self.metric, self._options) for one in selected.terms]
+        # what is wrong with weights shows in the scores of a metric that adds up all of them;
+        # stored weights are read once, to be scored
+        if not bare and not all(_reads_all(name) for name, _ in given):
+            _check_weights(program.module, selected.targets, partial(attribute, program.module))
         scores, losses = dict[int, Scores](), dict[int, Scores]()
         for number, (name, options) in enumerate(given):
             if number in scores:
@@ -137,6 +139,11 @@ class _Seen:
         return self._known[named]
 
 
+def _reads_all(metric: str | Function) -> bool:
+    """Tell a metric whose scores are not finite where a weight of a target is not."""
+    return isinstance(metric, str) and getattr(METRICS.get(metric), "reads_all", False) is True
+
+
 def _check_grain(name: str, metric: Metric, targets: list[Target]) -> None:
     """Raise SpecError where a metric has nothing to say of blocks, of weights or of activations."""
     grain = getattr(metric, "grain", ("units", "weights"))
@@ -155,8 +162,8 @@ def _check(
     module: fx.GraphModule, target: Target, score: Scores, name: str, stored: Stored | None
 ) -> None:
     if not np.isfinite(score).all():
-        if stored is not None:
-            _check_weights(module, [target], stored.read)
+        read = partial(attribute, module) if stored is None else stored.read
+        _check_weights(module, [target], read)
         raise InputError(
             f"score: {name} of {target.name} is beyond any number: its weights, or what comes of "
             "them, are too large; scale them down, or exclude the target"

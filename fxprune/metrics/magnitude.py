@@ -19,6 +19,7 @@ class L1:
 
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "nothing"
+    reads_all: ClassVar[bool] = True  # so that a weight that is no number shows in the scores
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return Σ|w| a part, reduced over the parts; one array `[units]` a target."""
@@ -32,6 +33,7 @@ class L2:
 
     reduction: Reduction = "sum"
     needs: ClassVar[Needs] = "nothing"
+    reads_all: ClassVar[bool] = True  # so that a weight that is no number shows in the scores
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return the root of Σw² a part, reduced over the parts; one array `[units]` a target."""
@@ -45,6 +47,7 @@ class Linf:
 
     reduction: Reduction = "max"
     needs: ClassVar[Needs] = "nothing"
+    reads_all: ClassVar[bool] = True  # so that a weight that is no number shows in the scores
 
     def score(self, evidence: Evidence) -> list[Scores]:
         """Return max |w| a part, reduced over the parts; one array `[units]` a target."""

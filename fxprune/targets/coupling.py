@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import root_cause
-from fxprune.graphs import arguments, attribute, changed_later, written_later
+from fxprune.graphs import arguments, attribute, later_writes
 from fxprune.guards import Reason, true
 from fxprune.plugins import load_all
 from fxprune.rules import (
@@ -68,8 +68,7 @@ def couple(
 
 def _walked(module: fx.GraphModule, coupling: Coupling, pin_outputs: bool) -> Coupling:
     """Walk the graph once; the groups of the convolutions that are `loose` are balanced."""
-    coupling.poisoned = changed_later(module.graph)
-    coupling.written = written_later(module.graph)
+    coupling.poisoned, coupling.written = later_writes(module.graph)
     arithmetic = Arithmetic(module, coupling)
     owned: dict[int, Value] = {}
     for node in module.graph.nodes:

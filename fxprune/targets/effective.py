@@ -37,13 +37,14 @@ STATISTIC = "a statistic of a computed weight is read by itself"
 Reads = frozenset[fx.Node]
 
 
-def computed(graph: fx.Graph) -> dict[fx.Node, Reads]:
+def computed(graph: fx.Graph, changed: frozenset[fx.Node] | None = None) -> dict[fx.Node, Reads]:
     """Return the nodes made of parameters and buffers alone, each with those that it is made of.
 
-    What something changes in place before it is read, and what is random, is not among them.
+    What something changes in place before it is read (`changed`, where that is known), and what is
+    random, is not among them.
     """
     found: dict[fx.Node, Reads] = {}
-    changed = changed_later(graph)
+    changed = changed_later(graph) if changed is None else changed
     for node in graph.nodes:
         if node.op != "call_function" or node in changed:
             continue
@@ -104,7 +105,7 @@ class Arithmetic:
 
     def __init__(self, module: fx.GraphModule, coupling: Coupling) -> None:
         self._coupling = coupling
-        self._reads = computed(module.graph)
+        self._reads = computed(module.graph, coupling.poisoned)
         self._trained = {
             node
             for node in frozenset[fx.Node]().union(*self._reads.values())
