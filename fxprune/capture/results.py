@@ -52,27 +52,40 @@ class Results:
 def counting(model: nn.Module, outputs: Outputs) -> Iterator[Results]:
     """Have a model return only what counts of its results, meanwhile.
 
-    The instance gets a forward of its own around that of its class.
+    Its class gets a forward around its own, which cuts for this model alone, and for what a tracer
+    puts in its place: a forward of the instance would hide from that by which name it reads others.
     """
     results, held = Results(), vars(model)
-    own, forward = held.get("forward"), model.forward
+    own = held.get("forward")  # which an instance may have
+    forward: Any = own or type(model).forward
 
     @functools.wraps(forward)
     def cut(*args: Any, **kwargs: Any) -> Any:
-        return results.of(forward(*args, **kwargs), outputs)
+        result = forward(*args, **kwargs)
+        mine = own is not None or vars(args[0]) is held
+        return results.of(result, outputs) if mine else result
 
-    held["forward"] = cut
     try:
-        yield results
+        with _patched(model if own is not None else type(model), cut):
+            yield results
     except Exception as error:
         if results.refused is not None and error is not results.refused:
             raise results.refused from error
         raise
+
+
+@contextmanager
+def _patched(holder: Any, forward: Any) -> Iterator[None]:
+    """Give a class, or an instance with a forward of its own, another one, meanwhile."""
+    inherited, own = "forward" not in vars(holder), vars(holder).get("forward")
+    holder.forward = forward
+    try:
+        yield
     finally:
-        if own is None:
-            held.pop("forward", None)
+        if inherited:
+            del holder.forward
         else:
-            held["forward"] = own
+            holder.forward = own
 
 
 def checked(outputs: Any) -> tuple[str | int, ...] | None:
