@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -34,7 +34,7 @@ from fxprune.capture.wrappers import unwrapped
 from fxprune.contexts import gc_paused, quiet
 from fxprune.errors import CaptureError, InputError, first_line
 from fxprune.program import Program
-from fxprune.signature import Call, Signature, labels
+from fxprune.signature import Call, Signature, in_order, labels
 
 if TYPE_CHECKING:
     from fxprune.capture.free_axes import Axes
@@ -80,6 +80,7 @@ def capture(
     args, kwargs = arguments(inputs)
     recorder()  # loaded before anything is watched
     with ALONE, unwrapped(model) as inner:
+        kwargs = in_order(inner, kwargs)
         wanted = Wanted.of(dynamic, inner, args, kwargs)
         if isinstance(known, Signature) and known.axes:
             wanted = wanted.within(known)
@@ -166,13 +167,13 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         )
     if isinstance(inputs, torch.Tensor):
         return (inputs,), {}
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):  # a dict, or what a tokenizer returns
         return (), dict(inputs)
     if not isinstance(inputs, (tuple, list)):
         raise InputError(
             f"inputs: a tuple of example inputs is needed, not {type(inputs).__name__}"
         )
-    if len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], dict):
+    if len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], Mapping):
         return tuple(inputs[0]), dict(inputs[1])
     return tuple(inputs), {}
 
@@ -335,7 +336,9 @@ def _from_exported(exported: ExportedProgram, inputs: Any) -> Program:
                 copy.deepcopy(exported).module()(*args, **kwargs)
         except Exception as error:
             raise refusal("the ExportedProgram", args, kwargs, error) from error
-    signature = settled(exported, (tuple(args), dict(kwargs)), "the program was exported so")
+    named = exported.call_spec.in_spec.child(1).context  # keyword arguments, in the graph's order
+    kwargs = {name: kwargs[name] for name in named}
+    signature = settled(exported, (tuple(args), kwargs), "the program was exported so")
     notes = () if any(signature.dynamic) else (f"{FIXED} the program was exported so",)
     with quiet():
         module = unlifted(exported)

@@ -41,6 +41,8 @@ def inspect(
     json: options.Json = False,
 ) -> None:
     """Show the tree of a model: widths, costs, what leaves together, what is pinned and why."""
+    from fxprune.report.report_tables import pinned_lines
+
     loaded, inputs = load(model, trust, input_shape, example)
     analysis = fxprune.analyze(loaded, inputs, outputs=options.counted(outputs))
     if json:
@@ -49,8 +51,8 @@ def inspect(
     print(analysis)
     if analysis.pinned:
         print("what is pinned, and why:")
-    for pinned in analysis.pinned:
-        print(f"  {pinned}")
+    for line in pinned_lines(analysis.pinned):
+        print(f"  {line}")
 
 
 @app.command(epilog=under("explain"))

@@ -18,7 +18,7 @@ from fxprune.plan import Plan, TargetPlan
 from fxprune.program import Program, Shrunk
 from fxprune.report.html_page import page_of
 from fxprune.report.picture import Picture
-from fxprune.report.report_tables import report_html, targets_text
+from fxprune.report.report_tables import pinned_lines, report_html, targets_text
 from fxprune.report.tuning import Tuning
 from fxprune.surgery.repair import RepairReport
 from fxprune.targets import Pinned
@@ -215,7 +215,7 @@ class Report(Counts):
             lines += ["", targets_text(self.targets), ""]
         if self.pinned:
             lines.append("what is pinned, and why:")
-            lines += [f"  {pinned}" for pinned in self.pinned]
+            lines += [f"  {line}" for line in pinned_lines(self.pinned)]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

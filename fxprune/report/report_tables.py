@@ -11,6 +11,7 @@ from fxprune.targets import Pinned
 
 HEADINGS = ("target", "kind", "units", "kept", "", "")
 NUMBERS = ("units", "kept")
+NAMED = 3  # axes that are named of those pinned for one reason
 COSTS = ("parameters", "macs", "bytes", "activation_bytes")
 
 
@@ -23,6 +24,19 @@ class Reported(Protocol):
     def pinned(self) -> tuple[Pinned, ...]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+
+def pinned_lines(pinned: Sequence[Pinned]) -> list[str]:
+    """Return a line for each reason, at the first axis that it holds; some axes are named."""
+    by_reason: dict[str, list[str]] = {}
+    for one in pinned:
+        by_reason.setdefault(one.why, []).append(one.unit)
+    lines = []
+    for why, units in by_reason.items():
+        named, more = ", ".join(units[:NAMED]), len(units) - NAMED
+        listed = f"{named} and {more} more" if more > 0 else named
+        lines.append(f"{listed} {'is' if len(units) == 1 else 'are'} pinned: {why}")
+    return lines
 
 
 def target_rows(targets: Sequence[TargetPlan]) -> list[tuple[str, ...]]:
@@ -55,7 +69,7 @@ def report_html(report: Reported, text: str) -> str:
         rows.append((name.replace("_", " "), *cells))
     costs = as_html(("", "before", "after", "kept", ""), rows, ("before", "after", "kept"))
     targets = as_html(HEADINGS, target_rows(report.targets), NUMBERS)
-    pinned = as_notes(map(str, report.pinned))
+    pinned = as_notes(pinned_lines(report.pinned))
     folded = f"<details><summary>{len(report.pinned)} pinned axes</summary>{pinned}</details>"
     listed = f"<details><summary>{len(report.targets)} targets</summary>{targets}</details>"
     return costs + listed + folded + as_notes(f"note: {note}" for note in report.notes)

@@ -296,3 +296,12 @@ def by_name(
         if parameter.kind is parameter.VAR_KEYWORD:
             bound |= bound.pop(name, {})
     return bound
+
+
+def in_order(module: torch.nn.Module, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments in the order of the forward's parameters, as a graph takes them."""
+    try:
+        order = {name: k for k, name in enumerate(inspect.signature(module.forward).parameters)}
+    except (TypeError, ValueError):
+        return dict(kwargs)
+    return {name: kwargs[name] for name in sorted(kwargs, key=lambda n: order.get(n, len(order)))}

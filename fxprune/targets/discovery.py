@@ -91,12 +91,17 @@ class Pinned:
     operator: str
     source_line: str
 
-    def __str__(self) -> str:
+    @property
+    def why(self) -> str:
+        """Return the reason, the operator and the line."""
         # nobody looks for the node of an output
         operator = "" if self.operator == "output = output" else self.operator
         place = f" at {self.source_line}" if self.source_line else ""
         told = (operator + place).strip()
-        return f"{self.unit} is pinned: {self.reason}" + (f" ({told})" if told else "")
+        return self.reason + (f" ({told})" if told else "")
+
+    def __str__(self) -> str:
+        return f"{self.unit} is pinned: {self.why}"
 
 
 @dataclass(frozen=True)

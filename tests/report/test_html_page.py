@@ -192,3 +192,15 @@ def test_a_family_has_a_page(browser: Any, tmp_path: Path) -> None:
     page.wait_for_function("Chart.getChart('front-chart') !== undefined")
     assert page.locator("main > section:visible").count() == 2  # the front, and the specification
     assert not said
+
+
+def test_all_is_drawn_for_print(browser: Any, slim: fxprune.SlimModule, tmp_path: Path) -> None:
+    slim.report.to_html(tmp_path / "page.html")
+    page, said = opened(browser, tmp_path / "page.html", 900, "light")
+    drawn = "[...document.querySelectorAll('section:not([hidden]) canvas')].filter(Chart.getChart)"
+    charts = "document.querySelectorAll('section:not([hidden]) canvas[id]').length"
+    before = page.evaluate(f"{drawn}.length")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert before < page.evaluate(f"{drawn}.length") == page.evaluate(charts)
+    assert not said
+    page.close()

@@ -15,6 +15,8 @@ import fxprune
 from fxprune.files.tables import as_text
 from fxprune.report import Analysis
 from fxprune.report.difference import Difference
+from fxprune.report.report_tables import pinned_lines
+from fxprune.targets import Pinned
 from tests.support.command import Done
 
 SPEC = {"metric": "l2", "objective": {"ratio": 0.5}}
@@ -96,6 +98,16 @@ def test_a_table_is_no_wider_than_the_terminal(
 def test_a_report_shows_what_was_kept(slim: fxprune.SlimModule) -> None:
     text = str(slim.report)
     assert ["0:channel", "channel", "16", "8", "█████░░░░░", "approximate"] in rows(text)
+
+
+def test_what_is_pinned_for_one_reason_is_one_line() -> None:
+    why = "the caller sees this axis"
+    seen = [Pinned(f"layer.{n}", why, "output = output", "") for n in range(5)]
+    other = Pinned("w axis 1", "no rule for a.b", "b_1 = a.b", "net.py:3")
+    assert pinned_lines([*seen, other]) == [
+        "layer.0, layer.1, layer.2 and 2 more are pinned: the caller sees this axis",
+        "w axis 1 is pinned: no rule for a.b (b_1 = a.b at net.py:3)",
+    ]
 
 
 def test_what_a_notebook_shows_is_well_formed_and_escaped(

@@ -42,8 +42,11 @@ const Page = (() => {
   // what is far down the page is drawn when somebody scrolls there
   const later = new Map();
   const watch = new IntersectionObserver((seen) => {
-    for (const one of seen) if (one.isIntersecting) { watch.unobserve(one.target); later.get(one.target)(); }
+    for (const one of seen) if (one.isIntersecting) { watch.unobserve(one.target); const call = later.get(one.target); later.delete(one.target); call?.(); }
   }, { rootMargin: "300px" });
+  window.addEventListener("beforeprint", () => { // on paper everything is in sight
+    for (const [element, call] of later) { watch.unobserve(element); later.delete(element); call(); }
+  });
   const whenSeen = (element, call) => { later.set(element, call); watch.observe(element); };
   const without = (id) => { at(id).hidden = true; };
   return { data, at, make, add, color, whole, short, share, mixed, rows, themed, whenSeen, without };

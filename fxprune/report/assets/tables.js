@@ -34,7 +34,7 @@
   if (!report) without("stayed");
   else at("coverage").textContent = `${(100 * report.coverage).toFixed(1)}% of the parameters lie in at least one prunable unit.`
     + (report.pinned.length ? "" : " No axis of a parameter is pinned.");
-  rows(at("pinned-table"), ["axis", "why", "operator", "line"], (report?.pinned ?? []).map((p) => [p.unit, p.reason, p.operator, p.source_line]));
+  rows(at("pinned-table"), ["axis", "why", "operator", "line"], (report?.pinned ?? []).map((p) => [p.unit, p.reason, p.operator === "output = output" ? "" : p.operator, p.source_line]));
 
   at("spec").textContent = JSON.stringify(data.spec, null, 2);
   const origin = { model: picture?.model, ...picture?.versions, ...(report?.latency ? { device: `${report.latency.device}, ${report.latency.threads} thread${report.latency.threads === 1 ? "" : "s"}, batch ${report.latency.batch}` } : {}) };
