@@ -7,10 +7,12 @@ torch knows, is left out by itself; the model's own class carries it on.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -56,17 +58,18 @@ def counting(model: nn.Module, outputs: Outputs) -> Iterator[Results]:
     puts in its place: a forward of the instance would hide from that by which name it reads others.
     """
     results, held = Results(), vars(model)
-    own = held.get("forward")  # which an instance may have
-    forward: Any = own or type(model).forward
+    plain = isinstance(inspect.getattr_static(type(model), "forward", None), FunctionType)
+    apart = "forward" in held or not plain  # as an instance's own, and that of a script
+    forward: Any = model.forward if apart else type(model).forward
 
     @functools.wraps(forward)
     def cut(*args: Any, **kwargs: Any) -> Any:
         result = forward(*args, **kwargs)
-        mine = own is not None or vars(args[0]) is held
+        mine = apart or vars(args[0]) is held
         return results.of(result, outputs) if mine else result
 
     try:
-        with _patched(model if own is not None else type(model), cut):
+        with _patched(held, cut) if apart else _patched_class(type(model), cut):
             yield results
     except Exception as error:
         if results.refused is not None and error is not results.refused:
@@ -75,17 +78,31 @@ def counting(model: nn.Module, outputs: Outputs) -> Iterator[Results]:
 
 
 @contextmanager
-def _patched(holder: Any, forward: Any) -> Iterator[None]:
-    """Give a class, or an instance with a forward of its own, another one, meanwhile."""
-    inherited, own = "forward" not in vars(holder), vars(holder).get("forward")
-    holder.forward = forward
+def _patched(held: dict[str, Any], forward: Any) -> Iterator[None]:
+    """Give an instance another forward, meanwhile, past what its class says of attributes."""
+    before = held.get("forward")
+    held["forward"] = forward
     try:
         yield
     finally:
-        if inherited:
-            del holder.forward
+        if before is None:
+            held.pop("forward", None)
         else:
-            holder.forward = own
+            held["forward"] = before
+
+
+@contextmanager
+def _patched_class(kind: Any, forward: Any) -> Iterator[None]:
+    """Give a class another forward, meanwhile."""
+    before = vars(kind).get("forward")
+    kind.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del kind.forward
+        else:
+            kind.forward = before
 
 
 def checked(outputs: Any) -> tuple[str | int, ...] | None:
