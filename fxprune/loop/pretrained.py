@@ -92,7 +92,7 @@ def load_pretrained(
     facts = read_json(place / "fxprune.json")
     if facts.get("format") != FORMAT:
         raise FileError(
-            f"{place}: not a model that fxprune wrote; give a folder of save_pretrained"
+            f"{place}: not a model that fxprune wrote; name another folder"
         )
     try:
         tensors = load_file(place / "model.safetensors")

@@ -33,6 +33,7 @@ def pruned() -> Decoder:
     return own
 
 
+@pytest.mark.slow
 def test_widths_that_differ_by_layer_come_back_in_a_new_process(
     pruned: Decoder, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def placed_at(model: nn.Module, name: str) -> Place | None:
         for label in rest:
             known = {str(key): key for key in found} if isinstance(found, dict) else None
             keys.append(int(label) if known is None else known[label])
-            found = found[keys[-1]]  # type: ignore[index]
+            found = found[keys[-1]]
         if attribute in vars(holder) and not hasattr(found, "__dict__"):
             return Place(holder, path, attribute, tuple(keys), False)
     return None
