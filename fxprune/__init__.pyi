@@ -8,8 +8,10 @@ from .api import save as save
 from .errors import FxpruneError as FxpruneError
 from .loop import FineTune as FineTune
 from .loop import forecast as forecast
+from .loop import load_pretrained as load_pretrained
 from .loop import prune_family as prune_family
 from .loop import repair as repair
+from .loop import save_pretrained as save_pretrained
 from .loop import speedup as speedup
 from .plan import Plan as Plan
 from .report import Report as Report

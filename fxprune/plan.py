@@ -39,7 +39,8 @@ class Plan:
 
     `kept[name][d]` are the kept indices of axis `d` of tensor `name`, int64, ascending. `masks`
     say of some tensors which entries of what is kept are not zero, bool. `inputs` say of what
-    shapes and types the example inputs were.
+    shapes and types the example inputs were. `settings` are the integers that the configuration of
+    the original had where a model narrowed into its own class has others, by their dotted names.
     """
 
     kept: Mapping[str, tuple[torch.Tensor, ...]]
@@ -47,6 +48,7 @@ class Plan:
     spec: Mapping[str, Any] = field(default_factory=dict)
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Any] | None = None
+    settings: Mapping[str, int | None] = field(default_factory=dict)
 
     state: ClassVar[str] = "planned"
 
@@ -54,10 +56,11 @@ class Plan:
         object.__setattr__(self, "masks", MappingProxyType(dict(self.masks)))
         object.__setattr__(self, "kept", MappingProxyType(dict(self.kept)))
         object.__setattr__(self, "spec", MappingProxyType(dict(self.spec)))
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
 
     def __reduce__(self) -> Any:
         kept, masks = compacted(dict(self.kept)), compacted(dict(self.masks))
-        return Plan, (kept, self.targets, dict(self.spec), masks, self.inputs)
+        return Plan, (kept, self.targets, dict(self.spec), masks, self.inputs, dict(self.settings))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -84,6 +87,8 @@ class Plan:
             "digest": digest(self.tensors()),
             "inputs": self.inputs,
         }
+        if self.settings:
+            data["settings"] = dict(self.settings)
         return json.dumps(data, indent=1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -109,7 +114,7 @@ class Plan:
             }
             plans = TypeAdapter(tuple[TargetPlan, ...]).validate_python(data["targets"])
             spec, written = dict(data["spec"]), data.get("digest")
-            inputs = data.get("inputs")
+            inputs, settings = data.get("inputs"), dict(data.get("settings") or {})
         except Exception as error:  # a text that is none of ours may be anything
             raise FileError(f"not a plan that fxprune wrote: {root_cause(error, 200)}") from error
         if written not in (None, digest(tensors)):  # files of earlier versions have none
@@ -119,7 +124,7 @@ class Plan:
             for name, tensor in tensors.items()
             if name.endswith(":mask")
         }
-        return cls(kept, plans, spec, masks, inputs)
+        return cls(kept, plans, spec, masks, inputs, settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `path` (JSON) and beside it the indices, as `.safetensors`; raises FileError."""

@@ -9,6 +9,7 @@ from fxprune.loop.family import prune_family
 from fxprune.loop.family_table import Family
 from fxprune.loop.fine_tuning import FineTune
 from fxprune.loop.forecasting import forecast
+from fxprune.loop.pretrained import load_pretrained, save_pretrained
 from fxprune.loop.repairing import repair
 from fxprune.loop.speeding_up import speedup
 from fxprune.loop.steps import prune_in_steps
@@ -18,8 +19,10 @@ __all__ = [
     "Family",
     "FineTune",
     "forecast",
+    "load_pretrained",
     "prune_family",
     "prune_in_steps",
     "repair",
+    "save_pretrained",
     "speedup",
 ]

@@ -15,6 +15,7 @@ from fxprune.capture import capture, unwrapped
 from fxprune.errors import SpecError, WriteBackError
 from fxprune.loop.caller_functions import Callbacks
 from fxprune.loop.optimizer_state import carry
+from fxprune.loop.pretrained import settings
 from fxprune.loop.steps import prune_in_steps
 from fxprune.plan import Plan
 from fxprune.program import Program
@@ -57,7 +58,8 @@ def prune_own_class(model: M, spec: Spec, inputs: Any, calls: Callbacks) -> M:
     if calls.optimizer is not None:
         carry(calls.optimizer, slim, own, None)
     report = replace(slim.report, notes=(*slim.report.notes, *_notes(left)))
-    for name, value in (("plan", slim.plan), ("report", report)):
+    plan = replace(slim.plan, settings=settings(model, own))
+    for name, value in (("plan", plan), ("report", report)):
         if not hasattr(own, name):
             setattr(own, name, value)
     return own

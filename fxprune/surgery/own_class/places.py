@@ -86,6 +86,22 @@ def _objects(holder: Any, path: str, seen: set[int], depth: int) -> Iterator[tup
         yield from _objects(value, label, seen, depth - 1)
 
 
+def placed_at(model: nn.Module, name: str) -> Place | None:
+    """Return the place of a dotted name outside of modules, whatever stands there now."""
+    for holder, path, module in holders(model):
+        if module or not name.startswith(f"{path}."):
+            continue
+        attribute, *rest = name[len(path) + 1 :].split(".")
+        found, keys = vars(holder).get(attribute), []
+        for label in rest:
+            known = {str(key): key for key in found} if isinstance(found, dict) else None
+            keys.append(int(label) if known is None else known[label])
+            found = found[keys[-1]]
+        if attribute in vars(holder) and not hasattr(found, "__dict__"):
+            return Place(holder, path, attribute, tuple(keys), False)
+    return None
+
+
 def plain(value: Any) -> bool:
     """Tell objects that hold settings from tensors, modules, functions and what libraries bring."""
     kind = type(value)
