@@ -91,9 +91,7 @@ def load_pretrained(
     place = Path(folder)
     facts = read_json(place / "fxprune.json")
     if facts.get("format") != FORMAT:
-        raise FileError(
-            f"{place}: not a model that fxprune wrote; name another folder"
-        )
+        raise FileError(f"{place}: not a model that fxprune wrote; name another folder")
     try:
         tensors = load_file(place / "model.safetensors")
     except Exception as error:  # safetensors raises what a damaged header makes it stumble on
