@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,9 +28,9 @@ from fxprune.files.shards import read_json
 from fxprune.graphs import tensors_of
 from fxprune.plan import Plan
 from fxprune.report import Report
-from fxprune.surgery.own_class import apply
-from fxprune.surgery.own_class.leaf_sizes import holding
-from fxprune.surgery.own_class.places import Place, placed_at, places
+
+if TYPE_CHECKING:  # what narrows models loads the exporter: only when it is called
+    from fxprune.surgery.own_class.places import Place
 
 FORMAT = "fxprune-model-1"
 LIBRARY = "transformers"  # whose classes are built by name; of any other the caller gives a model
@@ -88,6 +88,8 @@ def load_pretrained(
     Raises FileError for a folder that `save_pretrained` did not write, or that is damaged, and
     InputError where `model` is missing or is another one.
     """
+    from fxprune.surgery.own_class import apply
+
     place = Path(folder)
     facts = read_json(place / "fxprune.json")
     if facts.get("format") != FORMAT:
@@ -156,6 +158,9 @@ def _of_library(model: nn.Module) -> bool:
 
 def _configured(model: nn.Module, plan: Plan) -> dict[str, Any]:
     """Return the configuration, with which the class is built: narrowed already, or to narrow."""
+    from fxprune.surgery.own_class import apply
+    from fxprune.surgery.own_class.leaf_sizes import holding
+
     for narrowed in (True, False):
         before = {} if narrowed else _originals(model, plan)
         with holding(before):
@@ -175,6 +180,8 @@ def _configured(model: nn.Module, plan: Plan) -> dict[str, Any]:
 
 def _originals(model: nn.Module, plan: Plan) -> dict[Place, Any]:
     """Return the places of a configuration that pruning changed, and what stood there before."""
+    from fxprune.surgery.own_class.places import placed_at
+
     found: dict[Place, Any] = {}
     for name, value in plan.settings.items():
         if (place := placed_at(model, name)) is not None:
@@ -184,6 +191,8 @@ def _originals(model: nn.Module, plan: Plan) -> dict[Place, Any]:
 
 def settings(before: nn.Module, after: nn.Module) -> dict[str, int | None]:
     """Return what stood before in all places of configurations that are others afterwards."""
+    from fxprune.surgery.own_class.places import places
+
     old, new = ({p.name: p.value for p in places(m) if not p.module} for m in (before, after))
     return {name: old.get(name) for name in old | new if old.get(name) != new.get(name)}
 
