@@ -7,7 +7,8 @@ smallest legal input for video and flow): seconds, targets, coverage, parameters
 result runs at another batch size and gives finite numbers of the right shape.
 
 *law*: half of every exact target, at a small resolution where the model allows one: the original
-eager model with the dropped weights zeroed ≡ the shrunk module ≡ ONNX Runtime on the exported file.
+eager model with the dropped weights zeroed ≡ the shrunk module ≡ ONNX Runtime on the exported file;
+and all of it again at another size of every axis that is free.
 
 No model is special to the library; this file only knows how each is built and what it takes. What
 is constant in a fresh model (batch-norm statistics, zero-initialised heads, layer scales) gets
@@ -83,6 +84,10 @@ class Row:
     masked: float = math.nan  # zeroed original against shrunk, relative
     onnx: float = math.nan  # shrunk against ONNX Runtime, relative
     changed: float = math.nan  # original against shrunk: the law said something
+    free: str = ""  # the axes that may have any size, of each input
+    fixed: tuple[str, ...] = ()  # why the others may not, and under which conditions
+    second: str = ""  # the shapes of the inputs at which the law was tried once more
+    masked_second: float = math.nan  # zeroed original against shrunk there, relative
     seconds: float = 0.0
     gigabytes: float = 0.0  # the most memory the process held
     refused: str = ""
@@ -102,6 +107,10 @@ class Row:
             (self.batch, "another batch size gives other shapes, or numbers that are not finite"),
             (self.masked <= LIMIT, f"masked and shrunk differ by {self.masked:.1e}"),
             (not onnx or self.onnx <= LIMIT, f"shrunk and ONNX Runtime differ by {self.onnx:.1e}"),
+            (
+                not self.second or self.masked_second <= LIMIT,
+                f"masked and shrunk differ by {self.masked_second:.1e} at {self.second}",
+            ),
             (self.changed > 1e-3, f"pruning changed the output by {self.changed:.1e} only"),
         ]
         return [text for holds, text in found if not holds]
@@ -173,17 +182,45 @@ def _law(case: Case, row: Row, onnx: bool) -> None:
     model, inputs = case.build(small=True), case.inputs(small=True)
     program = pruned(model, inputs, LAW)
     row.exact = len(program[Selection].targets)
+    zeros = zeroed(model, program[Plan])
     ours = outputs(program.module, inputs, {})
-    whole = outputs(model, inputs, {})
-    with torch.no_grad():
-        result = torch.func.functional_call(model, zeroed(model, program[Plan]), inputs)
-    zeros = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-    row.masked = max(relative(a, b) for a, b in zip(zeros, ours, strict=True))
-    row.changed = max(relative(a, b) for a, b in zip(whole, ours, strict=True))
+    row.masked = _apart(_eager(model, zeros, (inputs, {})), ours)
+    row.changed = _apart(outputs(model, inputs, {}), ours)
+    _second(model, zeros, program, row)
     if onnx:
         slim = finished(program, LAW)
         with tempfile.TemporaryDirectory() as folder:
             row.onnx = fxprune.export_onnx(slim, Path(folder) / "law.onnx").error
+
+
+def _second(model: nn.Module, zeros: Mapping[str, Any], program: Program, row: Row) -> None:
+    """Say which axes are free, and compare at another size of every one of them."""
+    signature = program.signature
+    row.free = "; ".join(
+        " ".join(str(d) for d, name in enumerate(names) if name) or "none"
+        for names in signature.axes
+    )
+    row.fixed = tuple(one for one in signature.lines() if not one.endswith("any size"))
+    sizes = signature.second_sizes()
+    if not sizes:
+        return
+    call = signature.sized(sizes)
+    leaves = pytree.tree_leaves(call)
+    row.second = " ".join(
+        "×".join(map(str, leaf.shape)) for leaf in leaves if isinstance(leaf, torch.Tensor)
+    )
+    row.masked_second = _apart(_eager(model, zeros, call), outputs(program.module, *call))
+
+
+def _eager(model: nn.Module, zeros: Mapping[str, Any], call: Any) -> list[torch.Tensor]:
+    """Return the tensors that the eager model gives with some of its weights zeroed."""
+    with torch.no_grad():
+        result = torch.func.functional_call(model, dict(zeros), *call)
+    return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _apart(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> float:
+    return max(relative(a, b) for a, b in zip(first, second, strict=True))
 
 
 def apart(case: Case, onnx: bool) -> Row:
@@ -209,7 +246,8 @@ def apart(case: Case, onnx: bool) -> Row:
 
 HEADINGS = (
     *("model", "capture s", "analysis s", "rewrite s", "targets", "coverage"),
-    *("params M", "MACs G", "batch", "exact", "masked", "ORT", "verdict"),
+    *("params M", "MACs G", "free axes", "exact", "masked", "second size", "masked there", "ORT"),
+    "verdict",
 )
 
 
@@ -226,9 +264,12 @@ def cells(row: Row, onnx: bool) -> tuple[str, ...]:
         f"{row.coverage:.2%}",
         f"{row.params / 1e6:.2f} → {row.params_after / 1e6:.2f}",
         f"{row.macs / 1e9:.3f} → {row.macs_after / 1e9:.3f}",
-        "any" if row.batch else "no",
+        row.free,
         str(row.exact),
-        *(f"{error:.0e}" for error in (row.masked, row.onnx)),
+        f"{row.masked:.0e}",
+        row.second or "none",
+        f"{row.masked_second:.0e}" if row.second else "",
+        f"{row.onnx:.0e}",
         f"FAIL: {'; '.join(faults)}" if faults else "holds",
     )
 
