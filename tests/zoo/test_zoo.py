@@ -82,3 +82,9 @@ def test_a_law_that_says_nothing_is_a_fault() -> None:
 def test_a_refusal_of_the_exporter_is_no_fault_of_ours() -> None:
     assert not zoo.Row("x", "det", refused="capture: torch.export cannot trace X").faults()
     assert zoo.Row("x", "det", failed="KeyError").faults() == ["KeyError"]
+
+
+def test_a_law_that_fails_at_another_size_is_a_fault() -> None:
+    row = zoo.Row("x", "cls", coverage=1.0, macs=2, macs_after=1, batch=True, masked=0.0, onnx=0.0)
+    row.changed, row.second, row.masked_second = 1.0, "3×3×65×65", 0.5
+    assert row.faults() == ["masked and shrunk differ by 5.0e-01 at 3×3×65×65"]
